@@ -1,0 +1,36 @@
+"""The accounts table."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.errors import AccountDisabled
+from service.store.postgres import Table
+
+EMAIL_KEY = "accounts_email_key"
+NICKNAME_KEY = "accounts_nickname_key_key"
+
+
+class Account(Table):
+    """A person whose address is proved: no row exists before that.
+
+    `email` is in its canonical form (see `names.py`); `nickname_key` is the nickname as it is compared.
+    """
+
+    __tablename__ = "accounts"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(unique=True)
+    nickname: Mapped[str]
+    nickname_key: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str | None]
+    roles: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+    def ensure_may_enter(self) -> None:
+        """Raises `AccountDisabled`. Ask only after the password was right: it tells that the account exists."""
+        if self.disabled_at is not None:
+            raise AccountDisabled

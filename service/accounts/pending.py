@@ -1,0 +1,125 @@
+"""Pending sign-ups: they live in Redis alone, until their address is proved or a day has passed.
+
+The `registration` handle is the only way to one. It is the pending id with a MAC, so that whoever proves the chosen
+password at sign-in can be given it again although no store holds it.
+"""
+
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from service.crypto import opaque
+from service.crypto.roots import RootKeys
+from service.settings import Settings
+from service.store.redis import RedisStore
+
+HANDLE_PREFIX = "vrg"
+HANDLE_PURPOSE = "registration handle"
+CODE_PURPOSE = "verification code"
+ADDRESS_PURPOSE = "pending address"
+ID_BYTES = 16
+MAC_BYTES = 16
+CODE_SPACE = 1_000_000
+
+Outcome = Literal["right", "wrong", "burnt", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignUp:
+    """Somebody who chose a password and a nickname, and says to own an address.
+
+    `address_known`: an account with the address exists; no code can ever prove this one.
+    """
+
+    id: str
+    email: str
+    nickname: str
+    password_hash: str
+    address_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignUps:
+    """Keeps sign-ups until they are proved. Raises `Unavailable` when Redis is away."""
+
+    store: RedisStore
+    roots: RootKeys
+    settings: Settings
+
+    async def hold(self, email: str, nickname: str, password_hash: str, *, address_known: bool) -> PendingSignUp:
+        """Keeps a new sign-up, without a code yet."""
+        pending = PendingSignUp(secrets.token_hex(ID_BYTES), email, nickname, password_hash, address_known)
+        seconds = int(self.settings.registration_life.total_seconds())
+        fields = {
+            "email": email,
+            "nickname": nickname,
+            "hash": password_hash,
+            "known": str(int(address_known)),
+            "tries": "0",
+        }
+        flat = [part for pair in fields.items() for part in pair]
+        await self.store.run("hold", _key(pending.id), seconds * 1000, *flat)
+        await self.store.put(self._address_key(email), pending.id, seconds)
+        return pending
+
+    async def new_code(self, pending: PendingSignUp) -> str:
+        """Puts a fresh six-digit code in the place of the last one; the spent tries stay spent."""
+        code = f"{secrets.randbelow(CODE_SPACE):06d}"
+        # For a known address the digest is of something else: no guess can be right, and the work is the same.
+        provable = secrets.token_hex(ID_BYTES) if pending.address_known else code
+        life = int(self.settings.code_life.total_seconds() * 1000)
+        await self.store.run("renew", _key(pending.id), self._code_digest(pending.id, provable), life)
+        return code
+
+    async def redeem(self, pending: PendingSignUp, code: str) -> Outcome:
+        """Counts one try and compares. A right code stays good until the sign-up is forgotten or it expires."""
+        digest = self._code_digest(pending.id, code)
+        answer = await self.store.run("redeem", _key(pending.id), digest, self.settings.code_tries)
+        return cast("Outcome", answer.decode())
+
+    async def find(self, handle: str) -> PendingSignUp | None:
+        """The sign-up behind a handle."""
+        body = opaque.decode(HANDLE_PREFIX, handle)
+        if body is None or len(body) != ID_BYTES + MAC_BYTES:
+            return None
+        pending_id = body[:ID_BYTES].hex()
+        return await self._read(pending_id) if hmac.compare_digest(self._mac(pending_id), body[ID_BYTES:]) else None
+
+    async def latest_of(self, email: str) -> PendingSignUp | None:
+        """The newest sign-up for an address."""
+        found = await self.store.get(self._address_key(email))
+        return await self._read(found.decode()) if found else None
+
+    async def forget(self, pending: PendingSignUp) -> None:
+        """Ends a sign-up."""
+        await self.store.delete(_key(pending.id))
+
+    def handle(self, pending: PendingSignUp) -> str:
+        """The `vrg_…` that its holder presents together with the code."""
+        return opaque.encode(HANDLE_PREFIX, bytes.fromhex(pending.id) + self._mac(pending.id))
+
+    async def _read(self, pending_id: str) -> PendingSignUp | None:
+        fields = await self.store.fields(_key(pending_id))
+        if not fields:
+            return None
+        return PendingSignUp(
+            id=pending_id,
+            email=fields["email"].decode(),
+            nickname=fields["nickname"].decode(),
+            password_hash=fields["hash"].decode(),
+            address_known=fields["known"] == b"1",
+        )
+
+    def _mac(self, pending_id: str) -> bytes:
+        return self.roots.mac(HANDLE_PURPOSE, bytes.fromhex(pending_id), self.roots.oldest)[:MAC_BYTES]
+
+    def _code_digest(self, pending_id: str, code: str) -> str:
+        return self.roots.mac(CODE_PURPOSE, f"{pending_id}:{code}".encode(), self.roots.oldest).hex()
+
+    def _address_key(self, email: str) -> str:
+        return f"signup-of:{self.roots.mac(ADDRESS_PURPOSE, email.encode(), self.roots.oldest).hex()}"
+
+
+def _key(pending_id: str) -> str:
+    return f"signup:{pending_id}"

@@ -1,0 +1,183 @@
+"""Sign-up: no account before the address is proved, and nobody in it who does not hold mailbox and password."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from advanced_alchemy.exceptions import IntegrityError
+
+from service.accounts.entrance import Entrance
+from service.accounts.models import EMAIL_KEY, NICKNAME_KEY, Account
+from service.accounts.names import Name, canonical_email, nickname_key
+from service.accounts.password_rules import PasswordRules
+from service.accounts.pending import PendingSignUp, PendingSignUps
+from service.accounts.repository import AccountRepository
+from service.audit import Audit
+from service.clock import Clock
+from service.crypto.passwords import Passwords
+from service.device import Device
+from service.errors import (
+    EmailTaken,
+    FieldError,
+    InvalidInput,
+    InvalidOrExpiredCode,
+    NicknameTaken,
+)
+from service.limits import Limits
+from service.mail.mailer import Mailer
+from service.settings import Settings
+from service.store.postgres import Database, new_id, violates
+from service.tokens.clients import Clients
+from service.tokens.sessions import Grant
+
+T = TypeVar("T")
+
+PROVED_BY_MAIL = ("email",)
+"""`amr` of a session that a mailed code opened: a mailbox is no authentication factor (NIST SP 800-63B-4 3.1.3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What a new person is handed: the handle to come back with, and how long it is good for."""
+
+    handle: str
+    life: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Takes people in."""
+
+    database: Database
+    pending: PendingSignUps
+    passwords: Passwords
+    rules: PasswordRules
+    limits: Limits
+    mailer: Mailer
+    entrance: Entrance
+    clients: Clients
+    audit: Audit
+    settings: Settings
+    clock: Clock
+
+    async def register(self, email: str, password: str, nickname: str, device: Device) -> Registered:
+        """Keeps a sign-up and mails its code.
+
+        A known address gets the same answer after the same work, and its owner a mail that says so. Raises
+        `InvalidInput` with every field that is wrong, `NicknameTaken`, `TooManyRequests`.
+        """
+        address, key = self._checked(email, password, nickname)
+        await self.limits.take("register", self.settings.limit_register_network, device.network)
+        known = await self._look_up(address, key)
+        password_hash = await self.passwords.hash(password)
+        held = await self.pending.hold(address, nickname, password_hash, address_known=known)
+        self.audit.record("account.register", "address_known" if known else "ok")
+        await self.mail_code(held)
+        return Registered(self.pending.handle(held), self.settings.registration_life)
+
+    async def resend(self, handle: str, device: Device) -> None:
+        """Mails a new code; nothing happens for a handle that is not ours, which does not show."""
+        await self.limits.take("verify", self.settings.limit_verify_network, device.network)
+        held = await self.pending.find(handle)
+        if held is not None:
+            self.audit.record("account.resend_code")
+            await self.mail_code(held)
+
+    async def verify(
+        self, handle: str, code: str, client_id: str, device: Device, nickname: str | None = None
+    ) -> Grant:
+        """Turns a sign-up into an account and signs it in.
+
+        Raises `InvalidOrExpiredCode` for every doubt about the code, and `NicknameTaken` when somebody was faster:
+        the code stays good, send it again with another `nickname`.
+        """
+        client = await self.clients.front_end(client_id)
+        await self.limits.take("verify", self.settings.limit_verify_network, device.network)
+        held = await self.pending.find(handle)
+        if held is None:
+            self.audit.record("account.verify", "unknown_registration", client=client.id)
+            raise InvalidOrExpiredCode("unknown registration")
+        await self._redeem(held, code)
+        account = await self._create(held, nickname)
+        await self.pending.forget(held)
+        await self.limits.forgive("code", held.email)
+        self.audit.record("account.verify", account=account.id, client=client.id)
+        return await self.entrance.admit(account, client.id, PROVED_BY_MAIL, device)
+
+    async def mail_code(self, held: PendingSignUp) -> None:
+        """Mails a fresh code, or to a known address the notice. Beyond the address's limit nothing is sent."""
+        if not await self.limits.allows("mail", self.settings.limit_mail_address, held.email):
+            self.audit.record("account.mail", "limited")
+            return
+        code = await self.pending.new_code(held)
+        if held.address_known:
+            self.mailer.post("already_registered", held.email)
+        else:
+            minutes = int(self.settings.code_life.total_seconds() // 60)
+            self.mailer.post("verify", held.email, code=code, minutes=minutes, nickname=held.nickname)
+
+    def _checked(self, email: str, password: str, nickname: str) -> tuple[str, str]:
+        """The canonical address and nickname. Raises `InvalidInput` with all that is wrong at once."""
+        wrong: list[FieldError] = []
+        address = _or_note(wrong, lambda: canonical_email(email), "")
+        key = _or_note(wrong, lambda: nickname_key(nickname), "")
+        _or_note(wrong, lambda: self.rules.ensure_acceptable(password, email=address, nickname=nickname), None)
+        if wrong:
+            raise InvalidInput(fields=wrong)
+        return address, key
+
+    async def _look_up(self, address: str, key: str) -> bool:
+        async with self.database.begin() as transaction:
+            accounts = AccountRepository(session=transaction)
+            known = await accounts.by_name(Name("email", address))
+            if await accounts.nickname_is_taken(key):
+                raise NicknameTaken
+        return known is not None
+
+    async def _redeem(self, held: PendingSignUp, code: str) -> None:
+        # Counted per address too: a new sign-up brings five new tries, but never a new address.
+        await self.limits.take("code", self.settings.limit_code_address, held.email)
+        outcome = await self.pending.redeem(held, code)
+        if outcome != "right":
+            self.audit.record("account.verify", f"code_{outcome}")
+            raise InvalidOrExpiredCode(outcome)
+
+    async def _create(self, held: PendingSignUp, nickname: str | None) -> Account:
+        chosen = nickname if nickname is not None else held.nickname
+        account = Account(
+            id=new_id(),
+            email=held.email,
+            nickname=chosen,
+            nickname_key=nickname_key(chosen),
+            password_hash=held.password_hash,
+            roles=[],
+            created_at=self.clock(),
+            disabled_at=None,
+        )
+        try:
+            await add_account(self.database, account)
+        except EmailTaken:
+            raise InvalidOrExpiredCode("the address was proved by somebody else meanwhile") from None
+        return account
+
+
+async def add_account(database: Database, account: Account) -> None:
+    """Writes one account. Raises `NicknameTaken` or `EmailTaken`."""
+    try:
+        async with database.begin() as transaction:
+            await AccountRepository(session=transaction).add(account)
+    except IntegrityError as error:
+        if violates(error, NICKNAME_KEY):
+            raise NicknameTaken from None
+        if violates(error, EMAIL_KEY):
+            raise EmailTaken from None
+        raise
+
+
+def _or_note(wrong: list[FieldError], check: Callable[[], T], otherwise: T) -> T:
+    try:
+        return check()
+    except InvalidInput as refusal:
+        wrong.extend(refusal.fields)
+        return otherwise

@@ -1,0 +1,35 @@
+"""Queries on accounts."""
+
+from uuid import UUID
+
+from advanced_alchemy.repository import SQLAlchemyAsyncRepository
+from sqlalchemy import select, update
+
+from service.accounts.models import Account
+from service.accounts.names import Name
+
+
+class AccountRepository(SQLAlchemyAsyncRepository[Account]):
+    """Finds accounts by what people know of them."""
+
+    model_type = Account
+
+    async def by_name(self, name: Name) -> Account | None:
+        """The account with this address or nickname."""
+        column = Account.email if name.kind == "email" else Account.nickname_key
+        return await self.get_one_or_none(column == name.key)
+
+    async def nickname_is_taken(self, key: str) -> bool:
+        """Whether somebody has the nickname."""
+        return await self.exists(Account.nickname_key == key)
+
+    async def held_open(self, account: UUID) -> Account | None:
+        """The account, with its row kept from changing until the transaction ends; None when it is gone."""
+        statement = select(Account).where(Account.id == account).with_for_update(read=True)
+        found: Account | None = await self.session.scalar(statement)
+        return found
+
+    async def replace_hash(self, account: UUID, old: str, new: str) -> None:
+        """Swaps a password hash, unless somebody changed it meanwhile."""
+        statement = update(Account).where(Account.id == account, Account.password_hash == old).values(password_hash=new)
+        await self.session.execute(statement)

@@ -1,0 +1,161 @@
+"""The application: controllers, dependencies, the shape of errors, the lifespan."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import litestar._kwargs.extractors
+import litestar._parsers
+import litestar.connection.base
+import litestar.connection.request
+import litestar.data_extractors
+import structlog
+from litestar import Litestar, Request, Response, Router
+from litestar.config.app import AppConfig
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+
+from service import __version__
+from service.accounts.controller import MeController, SignUpController
+from service.edge import Edge, StrictRequest, provide_device
+from service.errors import ServiceError
+from service.login.controller import LoginController
+from service.oauth.discovery import DiscoveryController
+from service.oauth.errors import as_oauth_error, as_oauth_http_error
+from service.oauth.introspect import IntrospectionController
+from service.operations.controller import ProbeController
+from service.operations.docs import DocsController
+from service.operations.mailbox import MailboxController
+from service.problems import Crashed, as_http_problem, as_problem
+from service.tokens.principal import provide_principal
+from service.tokens.transport import COOKIE
+from service.wiring import Services
+
+log = structlog.get_logger("vestibule.app")
+
+MAX_BODY = 64 * 1024
+INJECTED = (
+    "settings",
+    "clock",
+    "signing_keys",
+    "sessions",
+    "registration",
+    "profile",
+    "login",
+    "client_authentication",
+    "health",
+    "mailbox",
+)
+
+
+def create_app(services: Services, *, dev: bool = False) -> Litestar:
+    """The whole application over wired services; `dev` adds the mailbox page."""
+    forget_bodies_and_cookies()
+    oauth = Router(
+        "/",
+        route_handlers=[IntrospectionController],
+        exception_handlers={
+            ServiceError: as_oauth_error,
+            HTTPException: as_oauth_http_error,
+            Exception: as_oauth_crash,
+        },
+    )
+    controllers = [
+        SignUpController,
+        LoginController,
+        MeController,
+        DiscoveryController,
+        ProbeController,
+        DocsController,
+    ]
+    app = Litestar.from_config(
+        AppConfig(
+            route_handlers=[*controllers, oauth, *([MailboxController] if dev else [])],
+            guards=[services.bearer.guard],
+            dependencies=_dependencies(services),
+            exception_handlers={
+                ServiceError: as_problem,
+                HTTPException: as_http_problem,
+                Exception: as_crash,
+            },
+            request_class=StrictRequest,
+            request_max_body_size=MAX_BODY,
+            openapi_config=_openapi(services),
+            lifespan=[_lifespan(services)],
+            logging_config=None,
+        )
+    )
+    app.asgi_handler = Edge(app.asgi_handler)
+    return app
+
+
+def as_crash(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """The last resort: the log gets everything, the client a sentence (ASVS 16.5.1)."""
+    log.error("a request crashed", exc_info=error)
+    return as_problem(request, Crashed(type(error).__name__))
+
+
+def as_oauth_crash(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """The same in the shape of the OAuth endpoints."""
+    log.error("a request crashed", exc_info=error)
+    return as_oauth_error(request, Crashed(type(error).__name__))
+
+
+def forget_bodies_and_cookies() -> None:
+    """Takes away Litestar's process-wide `lru_cache` of form bodies and Cookie headers (still there in 2.25).
+
+    It would keep client secrets and refresh tokens in memory for as long as the process lives.
+    """
+    parse_cookies = _uncached(litestar._parsers.parse_cookie_string)
+    parse_form = _uncached(litestar._parsers.parse_url_encoded_form_data)
+    for module in (litestar._parsers, litestar.data_extractors, litestar.connection.base):
+        module.parse_cookie_string = parse_cookies  # type: ignore[attr-defined]
+    for module in (litestar._parsers, litestar._kwargs.extractors, litestar.connection.request):
+        module.parse_url_encoded_form_data = parse_form  # type: ignore[attr-defined]
+
+
+def _uncached(function: Callable[..., Any]) -> Callable[..., Any]:
+    plain: Callable[..., Any] = getattr(function, "__wrapped__", function)
+    return plain
+
+
+def _dependencies(services: Services) -> dict[str, Provide | Callable[..., Any]]:
+    provided = {name: _provide(getattr(services, name)) for name in INJECTED}
+    return {**provided, "device": Provide(provide_device), "principal": Provide(provide_principal)}
+
+
+def _provide(service: object) -> Provide:
+    return Provide(lambda: service, sync_to_thread=False)
+
+
+def _lifespan(services: Services) -> Callable[[Litestar], Any]:
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with services.running():
+            yield
+
+    return lifespan
+
+
+def _openapi(services: Services) -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Vestibule",
+        version=__version__,
+        description="Signs people up and in, hands out revocable tokens, and answers for them to other services.",
+        use_handler_docstrings=True,
+        render_plugins=[],
+        security=[{"bearer": []}],
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT"),
+                "client": SecurityScheme(
+                    type="http",
+                    scheme="basic",
+                    description="A confidential client's id and secret (RFC 6749 2.3.1).",
+                ),
+                "refresh_cookie": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
+            }
+        ),
+    )

@@ -1,0 +1,135 @@
+"""The audit trail: one structured event per security decision, in the log at once and in PostgreSQL soon after.
+
+Events are written in batches by a task of their own: a decision never waits for its record, and a PostgreSQL that is
+away costs no sign-in. What no database took within the bounded queue is counted and stays in the log.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Index, insert
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.clock import Clock
+from service.errors import Unavailable
+from service.store.postgres import Database, Table, new_id
+
+log = structlog.get_logger("vestibule.audit")
+
+BATCH = 500
+MOST_WAITING = 20_000
+PAUSE = 0.2
+PAUSE_AFTER_FAILURE = 2.0
+CLOSING_TIME = 2.0
+
+
+class AuditEvent(Table):
+    """What was decided, when, about whom, for whom; never a secret."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index(None, "account_id", "at"), Index(None, "event", "at"))
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    event: Mapped[str]
+    outcome: Mapped[str]
+    account_id: Mapped[UUID | None]
+    client_id: Mapped[str | None]
+    session_id: Mapped[str | None]
+    address: Mapped[str | None]
+    user_agent: Mapped[str | None]
+    request_id: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+@dataclass(slots=True)
+class Audit:
+    """Takes events from every use case and brings them to the log and to PostgreSQL."""
+
+    database: Database
+    clock: Clock
+    lost: int = 0
+    _waiting: deque[dict[str, Any]] = field(default_factory=deque)
+    _task: asyncio.Task[None] | None = None
+
+    def record(
+        self,
+        event: str,
+        outcome: str = "ok",
+        *,
+        account: UUID | None = None,
+        client: str | None = None,
+        session: str | None = None,
+        **detail: str | int | bool | list[str],
+    ) -> None:
+        """Notes one decision. `event` is a dotted verb (`session.open`), `outcome` says `ok` or why not."""
+        context = structlog.contextvars.get_contextvars()
+        row = {
+            "id": new_id(),
+            "at": self.clock(),
+            "event": event,
+            "outcome": outcome,
+            "account_id": account,
+            "client_id": client,
+            "session_id": session,
+            "address": context.get("address"),
+            "user_agent": context.get("user_agent"),
+            "request_id": context.get("request_id"),
+            "detail": detail,
+        }
+        log.info(
+            event,
+            outcome=outcome,
+            account=str(account) if account else None,
+            client=client,
+            session=session,
+            **detail,
+        )
+        if len(self._waiting) >= MOST_WAITING:
+            self.lost += 1
+            self._waiting.popleft()
+        self._waiting.append(row)
+
+    async def flush(self) -> None:
+        """Writes everything that waits. Raises `Unavailable`; what was not written waits on."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            try:
+                async with self.database.begin() as transaction:
+                    await transaction.execute(insert(AuditEvent), batch)
+            except BaseException:
+                self._waiting.extendleft(reversed(batch))
+                raise
+
+    def start(self) -> None:
+        """Begins to write in the background."""
+        self._task = asyncio.create_task(self._write_on(), name="audit")
+
+    async def stop(self) -> None:
+        """Writes what waits, within two seconds, and ends."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(CLOSING_TIME):
+                await self.flush()
+
+    async def _write_on(self) -> None:
+        while True:
+            await asyncio.sleep(PAUSE)
+            try:
+                await self.flush()
+            except Unavailable as error:
+                log.warning("audit events wait for the database", waiting=len(self._waiting), reason=error.reason)
+                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            except Exception:
+                log.exception("audit events could not be written", waiting=len(self._waiting))
+                await asyncio.sleep(PAUSE_AFTER_FAILURE)

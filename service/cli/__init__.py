@@ -1,0 +1,1 @@
+"""The `vestibule` command: what operators and developers type."""

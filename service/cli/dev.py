@@ -1,0 +1,210 @@
+"""`vestibule dev`: the whole service on bundled servers, from nothing, in seconds."""
+
+import asyncio
+import base64
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import uvicorn
+
+from service import logs
+from service.app import create_app
+from service.cli.running import MISUSED, end, prepare
+from service.clock import utc_now
+from service.crypto.roots import KEY_BYTES
+from service.embedded.errors import EmbeddedError
+from service.embedded.servers import EmbeddedServers
+from service.errors import ClientIdTaken
+from service.mail.mailbox import Mailbox
+from service.server import options
+from service.settings import Settings, SettingsError, load
+from service.store.schema import migrate
+from service.wiring import Services, build
+
+INTROSPECTING = "dev-service"
+WATCH_PAUSE = 0.5
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what to call oneself when listening everywhere
+
+WELCOME = """
+Vestibule is ready ({seconds:.1f} s)
+
+  API and docs   {url}/docs
+  mailbox        {url}/dev/mailbox
+  client         {client_id}
+  its secret     {secret}
+  both, to source {env}
+
+Try it: sign up, prove the address with the code from the mailbox, ask whether the token lives.
+
+{lines}
+"""
+TRY = r"""REGISTRATION=$(curl -s {url}/auth/register -H 'content-type: application/json' -d '{{"email":"me'$RANDOM'@example.com","password":"rain over the quiet harbour","nickname":"me'$RANDOM'"}}' | sed 's/.*"registration":"\([^"]*\)".*/\1/'); echo $REGISTRATION
+TOKEN=$(curl -s {url}/auth/verify -H 'content-type: application/json' -d '{{"registration":"'$REGISTRATION'","code":"'$(sleep 1; curl -s -H 'accept: application/json' {url}/dev/mailbox | grep -o 'your code is [0-9]*' | head -1 | grep -o '[0-9]*')'"}}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/'); echo $TOKEN
+curl -s -u {client_id}:{secret} {url}/introspect -d token=$TOKEN"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this run lives and listens."""
+
+    folder: Path
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = WILDCARDS.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def env(self) -> Path:
+        return self.folder / "dev.env"
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where to listen.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Where data live between runs.")
+def dev(host: str, port: int, data: Path | None) -> None:
+    """Run everything on this machine, with PostgreSQL and Valkey from packages, and mails in a mailbox.
+
+    DATABASE_URL and REDIS_URL in the environment make it use those servers instead. Not for production.
+    """
+    started = time.perf_counter()
+    logs.configure(readable=True)
+    place = Place((data or default_folder()).absolute(), host, port)
+    _ensure_free(place)
+    click.echo(f"data in {place.folder}")
+    place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with ExitStack() as stack:
+            environ, alive = _servers(stack, place)
+            settings = load(environ)
+            migrate(settings.database_url)
+            _run(place, settings, alive, started)
+    except (EmbeddedError, OSError) as error:
+        end(str(error))
+    except SettingsError as error:
+        end(str(error), MISUSED)
+    except KeyboardInterrupt:
+        pass
+    click.echo("stopped")
+
+
+def default_folder() -> Path:
+    """The folder for data of applications in the person's home. Raises `EmbeddedError` without the extra."""
+    try:
+        from platformdirs import user_data_path  # noqa: PLC0415  of the `embedded` extra
+    except ImportError:
+        raise EmbeddedError("the bundled servers are missing: pip install 'vestibule[embedded]'") from None
+    return user_data_path("vestibule")
+
+
+def _ensure_free(place: Place) -> None:
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((place.host, place.port))
+        except OSError as error:
+            end(f"cannot listen on {place.host}:{place.port} ({error.strerror}): choose another --port")
+
+
+def _servers(stack: ExitStack, place: Place) -> tuple[dict[str, str], Callable[[], bool]]:
+    """The environment of this run, and whether its servers are still there."""
+    environ = {
+        "VESTIBULE_ISSUER": place.url,
+        "VESTIBULE_REDIS_TIMEOUT": "2",
+        "VESTIBULE_DATABASE_TIMEOUT": "5",
+        **os.environ,
+    }
+    if "VESTIBULE_KEYS" not in environ and "VESTIBULE_KEYS_FILE" not in environ:
+        environ["VESTIBULE_KEYS"] = _root_key(place.folder / "root.key")
+    if "DATABASE_URL" in environ and "REDIS_URL" in environ:
+        return environ, lambda: True
+    running = stack.enter_context(EmbeddedServers(place.folder))
+    environ.setdefault("DATABASE_URL", running.database_url)
+    environ.setdefault("REDIS_URL", running.redis_url)
+    return environ, running.alive
+
+
+def _root_key(file: Path) -> str:
+    """The root key of this folder, made at the first run."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_text()
+    key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    with open(descriptor, "w") as opened:
+        opened.write(f"1:{key}")
+    return f"1:{key}"
+
+
+def _run(place: Place, settings: Settings, alive: Callable[[], bool], started: float) -> None:
+    services = build(settings, mail=lambda store: Mailbox(store, utc_now))
+    config = uvicorn.Config(create_app(services, dev=True), **options(settings, place.host, place.port))
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(place, services, uvicorn.Server(config), alive, started))
+
+
+async def _serve(
+    place: Place, services: Services, server: uvicorn.Server, alive: Callable[[], bool], started: float
+) -> None:
+    await prepare(services)
+    secret = await _client_secret(place, services)
+    _write_env(place, secret)
+    watching = asyncio.create_task(_watch(place, server, alive, secret, started))
+    try:
+        await server.serve()
+    finally:
+        watching.cancel()
+
+
+async def _client_secret(place: Place, services: Services) -> str:
+    """The introspecting client's secret: the one in `dev.env` while it is still good, else a new one."""
+    lines = place.env.read_text().splitlines() if place.env.exists() else []
+    kept = dict(line.split("=", 1) for line in lines if "=" in line).get("VESTIBULE_CLIENT_SECRET", "")
+    await services.clients.reload()
+    if kept and await services.clients.authenticate(INTROSPECTING, kept):
+        return kept
+    try:
+        made = await services.clients.create(INTROSPECTING, "A service", confidential=True, may_introspect=True)
+    except ClientIdTaken:
+        made = None
+    return made or await services.clients.replace_secret(INTROSPECTING)
+
+
+def _write_env(place: Place, secret: str) -> None:
+    values = {
+        "VESTIBULE_URL": place.url,
+        "VESTIBULE_CLIENT_ID": INTROSPECTING,
+        "VESTIBULE_CLIENT_SECRET": secret,
+    }
+    draft = place.env.with_suffix(".draft")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.writelines(f"{name}={value}\n" for name, value in values.items())
+    draft.replace(place.env)
+
+
+async def _watch(place: Place, server: uvicorn.Server, alive: Callable[[], bool], secret: str, started: float) -> None:
+    """Says when the service is up, and stops it when its servers are gone."""
+    while not server.started:
+        await asyncio.sleep(0.01)
+    lines = TRY.format(url=place.url, client_id=INTROSPECTING, secret=secret)
+    seconds = time.perf_counter() - started
+    click.echo(
+        WELCOME.format(
+            seconds=seconds, url=place.url, client_id=INTROSPECTING, secret=secret, env=place.env, lines=lines
+        )
+    )
+    while alive():
+        await asyncio.sleep(WATCH_PAUSE)
+    click.echo("the servers of this data folder were stopped: stopping as well", err=True)
+    server.should_exit = True

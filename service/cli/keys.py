@@ -1,0 +1,51 @@
+"""`vestibule keys`: the signing keys, and root keys for the environment."""
+
+import base64
+import secrets
+
+import click
+
+from service.cli.running import with_services
+from service.crypto.roots import KEY_BYTES
+from service.wiring import Services
+
+
+@click.group()
+def keys() -> None:
+    """List and rotate signing keys; generate a root key."""
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show every signing key that signs, will sign, or is still believed."""
+    for line in with_services(_lines):
+        click.echo(line)
+
+
+@keys.command()
+def rotate() -> None:
+    """Let the next key take over, without a restart and without anybody noticing.
+
+    The next key is in the JWKS already; it begins to sign when every cache of the JWKS has seen it.
+    """
+    scheduled, successor = with_services(lambda s: s.signing_keys.rotate())
+    click.echo(f"{scheduled.kid}  signs from {scheduled.activates_at:%Y-%m-%d %H:%M:%S} UTC")
+    click.echo(f"{successor.kid}  is published as the next one")
+
+
+@keys.command()
+def generate() -> None:
+    """Print a value for VESTIBULE_KEYS. To rotate, put a new number and key in front of the old ones."""
+    key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=").decode()
+    click.echo(f"1:{key}")
+
+
+async def _lines(services: Services) -> list[str]:
+    await services.signing_keys.reload()
+    now = services.clock()
+    ring = services.signing_keys.keyring
+    return [
+        f"{key.kid}  {ring.state(key, now):<8} created {key.created_at:%Y-%m-%d %H:%M}"
+        + (f"  signs from {key.activates_at:%Y-%m-%d %H:%M}" if key.activates_at else "")
+        for key in ring.keys
+    ]

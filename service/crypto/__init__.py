@@ -1,0 +1,1 @@
+"""Everything cryptographic: pure, without sockets, rows or a framework."""

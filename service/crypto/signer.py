@@ -1,0 +1,113 @@
+"""Signs and verifies access tokens (RFC 9068) and nothing else.
+
+The order of the checks is the security (RFC 8725): shape, header, key by its id, signature, and only then a look at
+any claim. The algorithm is the key's, never the token's; header members that could name another key are refused.
+"""
+
+import re
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import jwt
+import msgspec
+
+from service import strict_json
+from service.crypto.keyring import ALGORITHM, Keyring
+from service.crypto.opaque import from_base64url
+
+TYPE = "at+jwt"
+ACCEPTED_TYPES = {"at+jwt", "application/at+jwt"}
+MAX_TOKEN_LENGTH = 4096
+COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+NumericDate = Annotated[int, msgspec.Meta(ge=0, le=2**43)]
+
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
+    """The claims of an access token (RFC 9068 section 2.2), times in seconds; no personal data."""
+
+    iss: Text
+    sub: Text
+    aud: Text | tuple[Text, ...]
+    exp: NumericDate
+    iat: NumericDate
+    jti: Text
+    client_id: Text
+    scope: str
+    sid: Text
+    auth_time: NumericDate
+    amr: tuple[str, ...]
+    roles: tuple[str, ...]
+    nbf: NumericDate = 0
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    alg: str
+    kid: Text
+    typ: str
+
+
+class Signer:
+    """Speaks for one issuer to one audience, with `leeway` for clocks that differ."""
+
+    def __init__(self, issuer: str, audience: str, leeway: timedelta) -> None:
+        self.issuer = issuer
+        self.audience = audience
+        self._leeway = int(leeway.total_seconds())
+        self._jws = jwt.PyJWS(algorithms=[ALGORITHM])
+
+    def sign(self, claims: Claims, keyring: Keyring, now: datetime) -> str | None:
+        """The compact token, or None when no key may sign at this moment."""
+        key = keyring.current(now)
+        if key is None:
+            return None
+        payload = msgspec.json.encode(claims)
+        return self._jws.encode(payload, key.private, algorithm=ALGORITHM, headers={"kid": key.kid, "typ": TYPE})
+
+    def verify(self, token: str, keyring: Keyring, now: datetime) -> Claims | None:
+        """The claims of a token that is ours, whole, for this audience and in its time; None for every doubt."""
+        payload = self._authentic_payload(token, keyring, now)
+        if payload is None:
+            return None
+        try:
+            strict_json.loads(payload)
+            claims = msgspec.json.decode(payload, type=Claims)
+        except (ValueError, msgspec.ValidationError):
+            return None
+        return claims if self._in_force(claims, int(now.timestamp())) else None
+
+    def _authentic_payload(self, token: str, keyring: Keyring, now: datetime) -> bytes | None:
+        if len(token) > MAX_TOKEN_LENGTH or not COMPACT.fullmatch(token):
+            return None
+        header = _read_header(token.partition(".")[0])
+        if header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
+            return None
+        key = keyring.find(header.kid, now)
+        if key is None:
+            return None
+        try:
+            payload: bytes = self._jws.decode(token, key.private.public_key(), algorithms=[ALGORITHM])
+        except jwt.PyJWTError:
+            return None
+        return payload
+
+    def _in_force(self, claims: Claims, now: int) -> bool:
+        audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+        return (
+            claims.iss == self.issuer
+            and self.audience in audiences
+            and claims.exp > now
+            and claims.iat <= now + self._leeway
+            and claims.nbf <= now + self._leeway
+        )
+
+
+def _read_header(encoded: str) -> Header | None:
+    raw = from_base64url(encoded)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=Header)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,158 @@
+"""Every refusal of the service, by name.
+
+A refusal says two things: to the client a status, a stable code and a sentence that reveals nothing, and to the
+log the `reason`, which no client ever sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with one field of a request."""
+
+    field: str
+    code: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """A refusal; its class attributes and `detail` are public, its `reason` is for the log alone."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "bad_request"
+    title: ClassVar[str] = "The request cannot be served."
+    challenge: ClassVar[str | None] = None
+    """The `WWW-Authenticate` value of a 401 (RFC 9110 section 11.6.1 wants one on every 401)."""
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        retry_after: int | None = None,
+        fields: Sequence[FieldError] = (),
+        members: Mapping[str, object] | None = None,
+    ) -> None:
+        """`retry_after` in seconds; `members` become extension members of the problem document."""
+        super().__init__(reason or self.code)
+        self.reason = reason
+        self.retry_after = retry_after
+        self.fields = tuple(fields)
+        self.members = dict(members or {})
+
+
+class MalformedRequest(ServiceError):
+    code = "malformed_request"
+    title = "The request could not be read."
+
+
+class InvalidInput(ServiceError):
+    code = "invalid_input"
+    title = "Some fields are not valid."
+
+
+class UnknownClient(ServiceError):
+    code = "unknown_client"
+    title = "No front end is registered under this client_id."
+
+
+class InvalidOrExpiredCode(ServiceError):
+    code = "invalid_or_expired_code"
+    title = "The code is wrong, was used, or has expired."
+
+
+class InvalidCredentials(ServiceError):
+    status = 401
+    code = "invalid_credentials"
+    title = "The name or the password is not right."
+    challenge = 'Bearer realm="login"'
+
+
+class SessionExpired(ServiceError):
+    status = 401
+    code = "session_expired"
+    title = "The session has ended. Sign in again."
+    challenge = 'Bearer realm="session"'
+
+
+class SessionReused(SessionExpired):
+    """A refresh token that had its successor long ago came back: the family ended (RFC 9700 section 4.14.2)."""
+
+
+class Unauthenticated(ServiceError):
+    status = 401
+    code = "unauthenticated"
+    title = "This needs an access token."
+    challenge = 'Bearer realm="api"'
+
+
+class InvalidToken(ServiceError):
+    status = 401
+    code = "invalid_token"
+    title = "The access token is not valid, or its session has ended."
+    challenge = (
+        'Bearer realm="api", error="invalid_token", error_description="The access token is invalid or has ended"'
+    )
+
+
+class AmbiguousCredentials(ServiceError):
+    code = "invalid_request"
+    title = "The Authorization header must appear once and hold one Bearer token."
+    challenge = 'Bearer realm="api", error="invalid_request"'
+
+
+class EmailNotVerified(ServiceError):
+    status = 403
+    code = "email_not_verified"
+    title = "The address is not confirmed yet. A new mail is on its way."
+
+
+class AccountDisabled(ServiceError):
+    status = 403
+    code = "account_disabled"
+    title = "The account is disabled."
+
+
+class CrossSiteRefused(ServiceError):
+    status = 403
+    code = "cross_site_refused"
+    title = "Cookie sign-in works only from the service's own or a registered origin, with X-Vestibule-CSRF: 1."
+
+
+class NicknameTaken(ServiceError):
+    status = 409
+    code = "nickname_taken"
+    title = "Somebody has this nickname already."
+
+
+class EmailTaken(ServiceError):
+    """Never crosses the wire at sign-up; the operator's command line shows it."""
+
+    status = 409
+    code = "email_taken"
+    title = "An account with this address exists."
+
+
+class ClientIdTaken(ServiceError):
+    status = 409
+    code = "client_id_taken"
+    title = "A client with this id exists."
+
+
+class TooManyRequests(ServiceError):
+    status = 429
+    code = "too_many_requests"
+    title = "Too many attempts. Wait before you try again."
+
+
+class Unavailable(ServiceError):
+    """We cannot know: a dependency is away. Never a refusal that makes a client throw its tokens away."""
+
+    status = 503
+    code = "temporarily_unavailable"
+    title = "The service cannot answer right now. Try again shortly."
+
+    def __init__(self, reason: str = "", *, retry_after: int = 1) -> None:
+        super().__init__(reason, retry_after=retry_after)

@@ -1,0 +1,43 @@
+"""Limits: how often somebody may try something, counted before the attempt (GCRA in one atomic script).
+
+A limit refills evenly, so it slows an attacker down and never locks an owner out for good. Redis away means 503:
+an unlimited login is not an answer (ASVS 6.3.1).
+"""
+
+import math
+from dataclasses import dataclass
+
+from service.crypto.roots import RootKeys
+from service.errors import TooManyRequests
+from service.settings import Rate
+from service.store.redis import RedisStore
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Takes attempts from named budgets."""
+
+    store: RedisStore
+    roots: RootKeys
+
+    async def take(self, rule: str, rate: Rate, *subjects: str) -> None:
+        """Counts one attempt. Raises `TooManyRequests` with the seconds to wait."""
+        wait = await self.store.run("take", self._key(rule, subjects), rate.attempts, rate.seconds * 1000)
+        if wait > 0:
+            raise TooManyRequests(f"limit {rule}", retry_after=math.ceil(wait / 1000))
+
+    async def allows(self, rule: str, rate: Rate, *subjects: str) -> bool:
+        """Counts one attempt and says whether it may go on, for refusals that must not show."""
+        try:
+            await self.take(rule, rate, *subjects)
+        except TooManyRequests:
+            return False
+        return True
+
+    async def forgive(self, rule: str, *subjects: str) -> None:
+        """Forgets the attempts, after a success that proves them honest."""
+        await self.store.delete(self._key(rule, subjects))
+
+    def _key(self, rule: str, subjects: tuple[str, ...]) -> str:
+        subject = "\n".join(subjects).encode()
+        return f"limit:{rule}:{self.roots.mac('limits', subject, self.roots.current).hex()[:32]}"

@@ -1,0 +1,1 @@
+"""How people come in again: password, refresh, sign-out."""

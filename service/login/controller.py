@@ -1,0 +1,138 @@
+"""Sign-in, refresh and sign-out over HTTP."""
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
+
+from service.device import Device
+from service.errors import (
+    AccountDisabled,
+    CrossSiteRefused,
+    EmailNotVerified,
+    FieldError,
+    InvalidCredentials,
+    InvalidInput,
+    SessionExpired,
+    UnknownClient,
+)
+from service.login.password import Login
+from service.problems import as_problem, refusals
+from service.settings import Settings
+from service.tokens.clients import DEFAULT_FRONT_END
+from service.tokens.principal import PUBLIC
+from service.tokens.transport import (
+    NO_STORE,
+    ClientId,
+    TokenAnswer,
+    Transport,
+    cleared_cookie,
+    cookie_token,
+    ensure_same_site,
+    token_answer,
+)
+
+RefreshTokenText = Annotated[str, msgspec.Meta(max_length=256, description="`vrt_…`; absent when the cookie is used.")]
+
+
+class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`email` or `nickname`, one of them, and the password."""
+
+    password: Annotated[str, msgspec.Meta(max_length=4096)]
+    email: Annotated[str | None, msgspec.Meta(description="Or `nickname`.")] = None
+    nickname: Annotated[str | None, msgspec.Meta(description="Or `email`.")] = None
+    client_id: ClientId = DEFAULT_FRONT_END
+    transport: Transport = "body"
+
+
+class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The refresh token, unless it comes in the cookie."""
+
+    refresh_token: RefreshTokenText | None = None
+    client_id: ClientId = DEFAULT_FRONT_END
+
+
+class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The refresh token, unless it comes in the cookie."""
+
+    refresh_token: RefreshTokenText | None = None
+
+
+class LoginController(Controller):
+    """In, still in, out."""
+
+    path = "/auth"
+    tags = ("Sign-in",)
+    opt = {PUBLIC: True}  # noqa: RUF012  the framework's way of writing it
+    security = [{}]  # noqa: RUF012
+
+    @post(
+        "/login",
+        status_code=200,
+        operation_id="login",
+        responses=refusals(InvalidCredentials, EmailNotVerified, AccountDisabled, CrossSiteRefused, UnknownClient),
+    )
+    async def create(
+        self,
+        request: Request[Any, Any, Any],
+        data: JSONBody[Credentials],
+        login: NamedDependency[Login],
+        device: NamedDependency[Device],
+        settings: NamedDependency[Settings],
+    ) -> Response[TokenAnswer]:
+        """Signs in. Unknown name, wrong password and disabled account with a wrong password look the same."""
+        if (data.email is None) == (data.nickname is None):
+            raise InvalidInput(fields=[FieldError("email", "one_name", "Give `email` or `nickname`, one of them.")])
+        if data.transport == "cookie":
+            ensure_same_site(request, settings)
+        grant = await login.with_password(data.email, data.nickname, data.password, data.client_id, device)
+        return token_answer(grant, data.transport)
+
+    @post(
+        "/refresh",
+        status_code=200,
+        operation_id="refresh",
+        responses=refusals(SessionExpired, CrossSiteRefused, UnknownClient),
+    )
+    async def refresh(
+        self,
+        request: Request[Any, Any, Any],
+        data: JSONBody[Renewal],
+        login: NamedDependency[Login],
+        settings: NamedDependency[Settings],
+    ) -> Response[TokenAnswer]:
+        """The next pair of tokens. A retry with the same token gets the same refresh token again."""
+        transport: Transport = "body" if data.refresh_token is not None else "cookie"
+        token = data.refresh_token if data.refresh_token is not None else cookie_token(request, settings)
+        if token is None:
+            raise _nothing_presented()
+        try:
+            grant = await login.refresh(token, data.client_id)
+        except SessionExpired as refusal:
+            response = as_problem(request, refusal)
+            if transport == "cookie":
+                response.cookies.append(cleared_cookie())
+            return response
+        return token_answer(grant, transport)
+
+    @post("/logout", status_code=204, operation_id="logout", responses=refusals(CrossSiteRefused))
+    async def logout(
+        self,
+        request: Request[Any, Any, Any],
+        data: JSONBody[Departure],
+        login: NamedDependency[Login],
+        settings: NamedDependency[Settings],
+    ) -> Response[None]:
+        """Ends the session at once, everywhere. Says the same for a token that is unknown or ended."""
+        token = data.refresh_token if data.refresh_token is not None else cookie_token(request, settings)
+        if token is not None:
+            await login.logout(token)
+        cookies = [cleared_cookie()] if data.refresh_token is None else []
+        return Response(None, status_code=204, headers=NO_STORE, cookies=cookies)
+
+
+def _nothing_presented() -> InvalidInput:
+    detail = "Give the refresh token in the body or in the cookie."
+    return InvalidInput(fields=[FieldError("refresh_token", "missing", detail)])

@@ -1,0 +1,136 @@
+"""Mails leave in the background: a slow or dead mail server never slows a request, and the time an answer takes
+does not tell whether a mail was sent."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+log = structlog.get_logger("vestibule.mail")
+
+LANGUAGE = "en"
+MOST_WAITING = 10_000
+TRIES = 5
+FIRST_PAUSE = 0.5
+CLOSING_TIME = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One message to one person."""
+
+    to: str
+    subject: str
+    text: str
+    html: str
+
+
+class Transport(Protocol):
+    """How mails leave: SMTP, the mailbox of `vestibule dev`, or a list in a test."""
+
+    async def deliver(self, mail: Mail) -> None:
+        """Hands one mail over. Raises `MailNotSent`."""
+        ...
+
+    async def check(self) -> None:
+        """Raises `MailNotSent` when mails could not leave at this moment."""
+        ...
+
+
+class MailNotSent(Exception):
+    """The mail was not taken; trying again may help."""
+
+
+class Templates:
+    """The messages in `messages/<language>/`: `<name>.txt` with a subject block, and `<name>.html`."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("service.mail", "messages"),
+            autoescape=select_autoescape(["html"]),
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+        )
+
+    def render(self, name: str, to: str, values: dict[str, object]) -> Mail:
+        """One mail; what people typed is escaped in HTML and is never itself a template (ASVS 1.3.7)."""
+        text = self._environment.get_template(f"{LANGUAGE}/{name}.txt")
+        html = self._environment.get_template(f"{LANGUAGE}/{name}.html")
+        subject = "".join(text.blocks["subject"](text.new_context(values))).strip()
+        return Mail(to, subject, text.render(values).partition("\n\n")[2], html.render(values))
+
+
+@dataclass(slots=True)
+class Mailer:
+    """Takes mails from use cases and delivers them one after the other, each with a few tries."""
+
+    transport: Transport
+    templates: Templates = field(default_factory=Templates)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    _waiting: asyncio.Queue[tuple[str, str, dict[str, object]]] = field(
+        default_factory=lambda: asyncio.Queue(MOST_WAITING)
+    )
+    _task: asyncio.Task[None] | None = None
+
+    def post(self, name: str, to: str, **values: object) -> None:
+        """Puts a mail on its way and returns at once; with ten thousand waiting it is dropped, and the log says so."""
+        try:
+            self._waiting.put_nowait((name, to, values))
+        except asyncio.QueueFull:
+            log.error("a mail was dropped: too many wait", template=name)
+
+    async def drain(self) -> None:
+        """Returns when every mail that was posted so far has been delivered or given up."""
+        await self._waiting.join()
+
+    def start(self) -> None:
+        """Begins to deliver in the background."""
+        self._task = asyncio.create_task(self._deliver_on(), name="mailer")
+
+    async def stop(self) -> None:
+        """Delivers what waits, within five seconds, and ends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_TIME):
+                await self.drain()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _deliver_on(self) -> None:
+        while True:
+            name, to, values = await self._waiting.get()
+            try:
+                await self._deliver(name, self.templates.render(name, to, values))
+            except Exception:
+                log.exception("a mail was lost", template=name)
+            finally:
+                self._waiting.task_done()
+
+    async def _deliver(self, name: str, mail: Mail) -> None:
+        for attempt in range(TRIES):
+            try:
+                await self.transport.deliver(mail)
+            except MailNotSent as error:
+                log.warning("a mail did not leave", template=name, attempt=attempt + 1, reason=str(error))
+                await self.sleep(FIRST_PAUSE * 2**attempt)
+            else:
+                log.info("a mail left", template=name)
+                return
+        log.error("a mail was given up", template=name)
+
+
+class NoTransport:
+    """For commands that send no mail."""
+
+    async def deliver(self, mail: Mail) -> None:
+        """Refuses."""
+        raise MailNotSent("this command sends no mail")
+
+    async def check(self) -> None:
+        """Refuses."""
+        raise MailNotSent("this command sends no mail")

@@ -1,0 +1,78 @@
+"""Mail over SMTP."""
+
+from dataclasses import dataclass
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import localtime, make_msgid
+from urllib.parse import unquote, urlsplit
+
+import aiosmtplib
+
+from service.mail.mailer import Mail, MailNotSent
+from service.settings import Settings, SettingsError
+
+DEFAULT_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
+
+
+@dataclass(frozen=True, slots=True)
+class Smtp:
+    """One mail server; `url` is `smtps://`, `smtp+starttls://` or plain `smtp://`, with `user:password@` if needed."""
+
+    url: str
+    sender: str
+    timeout: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Smtp":
+        """The server of the settings. Raises `SettingsError` when there is none or it makes no sense."""
+        if not settings.smtp_url or not settings.mail_from:
+            raise SettingsError("VESTIBULE_SMTP_URL and VESTIBULE_MAIL_FROM must be set: sign-up needs mail")
+        parts = urlsplit(str(settings.smtp_url))
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+            raise SettingsError("VESTIBULE_SMTP_URL must look like smtps://user:password@host:465")
+        try:
+            Address(addr_spec=settings.mail_from)
+        except (ValueError, IndexError):
+            raise SettingsError("VESTIBULE_MAIL_FROM is not an e-mail address") from None
+        return cls(str(settings.smtp_url), settings.mail_from, settings.mail_timeout.total_seconds())
+
+    async def deliver(self, mail: Mail) -> None:
+        """Sends one mail. Raises `MailNotSent`."""
+        try:
+            async with self._connection() as server:
+                await server.send_message(self._message(mail))
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            raise MailNotSent(type(error).__name__) from error
+
+    async def check(self) -> None:
+        """Connects, signs in and says goodbye. Raises `MailNotSent`."""
+        try:
+            async with self._connection() as server:
+                await server.noop()
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            raise MailNotSent(type(error).__name__) from error
+
+    def _connection(self) -> aiosmtplib.SMTP:
+        parts = urlsplit(self.url)
+        return aiosmtplib.SMTP(
+            hostname=parts.hostname,
+            port=parts.port or DEFAULT_PORTS[parts.scheme],
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            use_tls=parts.scheme == "smtps",
+            start_tls=parts.scheme == "smtp+starttls",
+            timeout=self.timeout,
+        )
+
+    def _message(self, mail: Mail) -> EmailMessage:
+        message = EmailMessage(policy=SMTP)
+        message["From"] = Address("Vestibule", addr_spec=self.sender)
+        message["To"] = Address(addr_spec=mail.to)
+        message["Subject"] = mail.subject
+        message["Date"] = localtime()
+        message["Message-ID"] = make_msgid(domain=self.sender.partition("@")[2])
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(mail.text)
+        message.add_alternative(mail.html, subtype="html")
+        return message

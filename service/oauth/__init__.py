@@ -1,0 +1,1 @@
+"""What other software may ask; one file per endpoint."""

@@ -1,0 +1,48 @@
+"""Errors of the OAuth endpoints, in the shape of RFC 6749 section 5.2."""
+
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from service.errors import ServiceError
+
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+class InvalidRequest(ServiceError):
+    code = "invalid_request"
+    title = "The request is missing a parameter, repeats one, or could not be read."
+
+
+class InvalidClient(ServiceError):
+    """One body for every cause: unknown, disabled, wrong secret, no secret, or a method it may not use."""
+
+    status = 401
+    code = "invalid_client"
+    title = "Client authentication failed."
+    challenge = 'Basic realm="vestibule", charset="UTF-8"'
+
+
+class UnauthorizedClient(ServiceError):
+    status = 403
+    code = "unauthorized_client"
+    title = "This client may not introspect tokens."
+
+
+def as_oauth_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:
+    """A refusal as `{"error", "error_description"}`, never to be cached."""
+    headers = dict(NO_STORE)
+    if error.challenge:
+        headers["WWW-Authenticate"] = error.challenge
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    body = {"error": error.code, "error_description": error.title}
+    return Response(body, status_code=error.status, headers=headers, media_type="application/json")
+
+
+def as_oauth_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """What the framework refused (a body too large, say) in the same shape, without its own words."""
+    body = {"error": InvalidRequest.code, "error_description": InvalidRequest.title}
+    headers = {**(error.headers or {}), **NO_STORE}
+    return Response(body, status_code=error.status_code, headers=headers, media_type="application/json")

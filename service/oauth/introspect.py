@@ -1,0 +1,102 @@
+"""`POST /introspect` (RFC 7662): says of a token what is true at this moment. Client first, token second."""
+
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from litestar import Controller, Request, Response, post
+from litestar.di import NamedDependency
+
+from service.device import Device
+from service.oauth.client_authentication import ClientAuthentication
+from service.oauth.errors import NO_STORE, InvalidRequest, UnauthorizedClient
+from service.oauth.form import read_form
+from service.tokens.principal import PUBLIC
+from service.tokens.sessions import Sessions
+
+log = structlog.get_logger("vestibule.introspect")
+
+INACTIVE = b'{"active":false}'
+
+
+class Introspection(msgspec.Struct, frozen=True):
+    """An active token (RFC 7662 section 2.2): times in seconds, `scope` separated by spaces."""
+
+    active: Literal[True]
+    iss: str
+    sub: str
+    aud: str | tuple[str, ...]
+    client_id: str
+    scope: str
+    token_type: Literal["Bearer"]
+    exp: int
+    iat: int
+    jti: str
+    sid: str
+    auth_time: int
+    amr: tuple[str, ...]
+    roles: tuple[str, ...]
+
+
+class IntrospectionController(Controller):
+    """Answers resource servers, on each of their requests."""
+
+    tags = ("For services",)
+
+    @post(
+        "/introspect",
+        status_code=200,
+        operation_id="introspect",
+        opt={PUBLIC: True},
+        security=[{"client": []}],
+    )
+    async def introspect(
+        self,
+        request: Request[Any, Any, Any],
+        device: NamedDependency[Device],
+        client_authentication: NamedDependency[ClientAuthentication],
+        sessions: NamedDependency[Sessions],
+    ) -> Response[bytes]:
+        """Says whether a token is active.
+
+        The caller authenticates as a confidential client with the right to introspect. Anything that is not a live
+        access token is answered with exactly `{"active":false}`; the live session is looked up on every call.
+        """
+        form = await read_form(request)
+        client = await client_authentication.verify(request, form, device)
+        if not client.may_introspect:
+            raise UnauthorizedClient(f"{client.id} may not introspect")
+        token = form.get("token")
+        if token is None:
+            raise InvalidRequest("no token")
+        body = await _answer(sessions, token)
+        return Response(body, media_type="application/json", headers=NO_STORE)
+
+
+async def _answer(sessions: NamedDependency[Sessions], token: str) -> bytes:
+    claims = sessions.access_tokens.inspect(token)
+    if claims is None:
+        log.debug("inactive: not genuine or out of time")
+        return INACTIVE
+    roles = await sessions.is_live(claims)
+    if roles is None:
+        log.debug("inactive: the session has ended", session=claims.sid)
+        return INACTIVE
+    return msgspec.json.encode(
+        Introspection(
+            active=True,
+            iss=claims.iss,
+            sub=claims.sub,
+            aud=claims.aud,
+            client_id=claims.client_id,
+            scope=claims.scope,
+            token_type="Bearer",  # noqa: S106  the kind of token, not one
+            exp=claims.exp,
+            iat=claims.iat,
+            jti=claims.jti,
+            sid=claims.sid,
+            auth_time=claims.auth_time,
+            amr=claims.amr,
+            roles=roles,
+        )
+    )

@@ -1,0 +1,68 @@
+"""`/docs` and `/openapi.json`: the API described by itself, with an interface that loads nothing from elsewhere."""
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from litestar import Controller, MediaType, Request, Response, get
+from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
+
+from service.tokens.principal import PUBLIC
+
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Vestibule API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="docs"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null});\n'
+YEAR = "public, max-age=86400"
+
+
+class DocsController(Controller):
+    """Interactive documentation."""
+
+    opt = {PUBLIC: True}  # noqa: RUF012  the framework's way of writing it
+    include_in_schema = False
+
+    @get("/docs", media_type=MediaType.HTML)
+    async def page(self) -> Response[str]:
+        """The page."""
+        return Response(PAGE, media_type=MediaType.HTML, headers={"Content-Security-Policy": POLICY})
+
+    @get("/docs/start.js")
+    async def start(self) -> Response[str]:
+        """The line that starts the interface; a file of its own, since the page allows no inline script."""
+        return Response(START, media_type="text/javascript; charset=utf-8")
+
+    @get("/docs/{name:str}", sync_to_thread=True)
+    def asset(self, name: FromPath[str]) -> Response[bytes]:
+        """One of the two files of the interface."""
+        if name not in ASSETS:
+            raise NotFoundException
+        content = (files("swagger_ui") / "static" / name).read_bytes()
+        return Response(content, media_type=ASSETS[name], headers={"Cache-Control": YEAR})
+
+    @get("/openapi.json")
+    async def description(self, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """The OpenAPI 3.1 document."""
+        schema = request.app.openapi_schema.to_schema()
+        return Response(msgspec.json.encode(schema), media_type="application/json")

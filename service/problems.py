@@ -1,0 +1,153 @@
+"""Refusals on the wire: `application/problem+json` (RFC 9457), and how the API's description names them."""
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.openapi.datastructures import ResponseSpec
+
+from service.errors import (
+    FieldError,
+    InvalidInput,
+    MalformedRequest,
+    ServiceError,
+    TooManyRequests,
+    Unavailable,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE = "urn:vestibule:problem:"
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+class WrongField(msgspec.Struct, frozen=True):
+    """One thing that is wrong with one field."""
+
+    field: str
+    code: str
+    detail: str
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """RFC 9457. `code` is stable: programs decide by it, people read `title`."""
+
+    type: Annotated[str, msgspec.Meta(examples=[TYPE + "invalid_input"])]
+    title: str
+    status: int
+    code: str
+    detail: str | None = None
+    errors: list[WrongField] | None = None
+    registration: str | None = None
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    code = "unsupported_media_type"
+    title = "The body must be application/json."
+
+
+class BodyTooLarge(ServiceError):
+    status = 413
+    code = "body_too_large"
+    title = "The body is too large."
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+    title = "There is nothing here."
+
+
+class MethodNotAllowed(ServiceError):
+    status = 405
+    code = "method_not_allowed"
+    title = "This method is not served here."
+
+
+class Crashed(ServiceError):
+    status = 500
+    code = "internal_error"
+    title = "Something went wrong on our side."
+
+
+EVERYWHERE: tuple[type[ServiceError], ...] = (TooManyRequests, Unavailable)
+WITH_BODY: tuple[type[ServiceError], ...] = (
+    MalformedRequest,
+    InvalidInput,
+    BodyTooLarge,
+    UnsupportedMediaType,
+)
+
+
+def refusals(*errors: type[ServiceError], body: bool = True) -> dict[int, ResponseSpec]:
+    """The `responses` of a route: these refusals, and those that every route (with a body) may answer."""
+    by_status: dict[int, list[type[ServiceError]]] = {}
+    for error in (*errors, *(WITH_BODY if body else ()), *EVERYWHERE):
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: ResponseSpec(
+            data_container=Problem,
+            description=" · ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
+            media_type=MEDIA_TYPE,
+            generate_examples=False,
+        )
+        for status, kinds in by_status.items()
+    }
+
+
+def as_problem(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:
+    """A refusal as a problem document; its private reason goes to the log (see `edge.py`)."""
+    request.scope.setdefault("state", {})["refusal"] = error
+    body: dict[str, object] = {
+        "type": TYPE + error.code,
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        **error.members,
+    }
+    if error.fields:
+        body["errors"] = [{"field": f.field, "code": f.code, "detail": f.detail} for f in error.fields]
+    headers = dict(NO_STORE)
+    if error.challenge:
+        headers["WWW-Authenticate"] = error.challenge
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return Response(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def as_http_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """What the framework refused, in our words: its own would repeat the query string."""
+    response = as_problem(request, translated(error))
+    if isinstance(error, MethodNotAllowedException):
+        response.headers["Allow"] = (error.headers or {}).get("Allow", "")
+    return response
+
+
+def translated(error: HTTPException) -> ServiceError:
+    """The refusal of ours that says the same."""
+    if isinstance(error, ValidationException):
+        return InvalidInput(fields=_wrong_fields(error)) if error.extra else MalformedRequest(error.detail)
+    by_status: dict[int, type[ServiceError]] = {
+        404: NotFound,
+        405: MethodNotAllowed,
+        413: BodyTooLarge,
+        415: UnsupportedMediaType,
+    }
+    if isinstance(error, NotFoundException):
+        return NotFound()
+    return by_status.get(error.status_code, MalformedRequest if error.status_code < 500 else Crashed)(error.detail)
+
+
+def _wrong_fields(error: ValidationException) -> list[FieldError]:
+    entries = error.extra if isinstance(error.extra, list) else []
+    return [
+        FieldError(str(entry.get("key") or "body"), "invalid", str(entry.get("message") or "not valid"))
+        for entry in entries
+        if isinstance(entry, dict)
+    ]

@@ -1,0 +1,82 @@
+"""uvicorn, set up for this service: probes know when it drains, bodies and idle connections are bounded."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from litestar import Litestar
+
+from service import logs
+from service.app import create_app
+from service.operations.health import Health
+from service.settings import Settings, load
+from service.wiring import build
+
+KEEP_ALIVE = 75
+BACKLOG = 2048
+
+
+def production_app() -> Litestar:
+    """What each worker of `vestibule serve` runs: everything from the environment."""
+    logs.configure(readable=False)
+    settings = load(os.environ)
+    services = build(settings)
+    app = create_app(services)
+    app._lifespan_managers.append(draining(services.health, settings))
+    return app
+
+
+def options(settings: Settings, host: str, port: int) -> dict[str, Any]:
+    """How uvicorn is run everywhere.
+
+    Forwarded headers are believed from the trusted proxies alone (ASVS 15.3.4); an idle connection outlives the
+    idle time of common proxies, so that none of them meets one that is just being closed.
+    """
+    return {
+        "host": host,
+        "port": port,
+        "backlog": BACKLOG,
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+        "server_header": False,
+        "access_log": False,
+        "log_config": None,
+        "timeout_keep_alive": KEEP_ALIVE,
+        "timeout_graceful_shutdown": int(settings.shutdown_grace.total_seconds()),
+    }
+
+
+def serve(settings: Settings, host: str, port: int, workers: int) -> None:
+    """Runs the workers until SIGTERM or SIGINT, then drains."""
+    uvicorn.run("service.server:production_app", factory=True, workers=workers, **options(settings, host, port))
+
+
+def draining(health: Health, settings: Settings) -> Callable[[Litestar], Any]:
+    """On SIGTERM readiness goes down first and work goes on; the server stops when load balancers had time to see it."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        stop = signal.getsignal(signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            if not callable(stop):
+                return
+            if health.draining:
+                stop(number, frame)
+                return
+            health.draining = True
+            loop.call_soon_threadsafe(loop.call_later, settings.drain.total_seconds(), stop, number, frame)
+
+        signal.signal(signal.SIGTERM, drain)
+        yield
+
+    return lifespan

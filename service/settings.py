@@ -1,0 +1,252 @@
+"""Every knob of the service: read once from the environment, checked once, passed down, never global.
+
+A setting `password_min_length` is the variable `VESTIBULE_PASSWORD_MIN_LENGTH`; the two addresses of the stores are
+`DATABASE_URL` and `REDIS_URL`. Each may be given as `<NAME>_FILE`, a path whose content is the value (ASVS 13.3.1).
+Durations are seconds (`600`) or ISO 8601 (`PT10M`), lists are separated by commas, rates are `10/15m`.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+PREFIX = "VESTIBULE_"
+UNPREFIXED = {"DATABASE_URL": "database_url", "REDIS_URL": "redis_url"}
+NOT_SETTINGS = {"url", "client_id", "client_secret", "admin_email", "admin_password"}
+"""What `dev.env` holds for the shell; exported, it must not disturb a command."""
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class SettingsError(Exception):
+    """A setting is missing, weak or contradicts another; the text is one line for the operator."""
+
+
+class Secret(str):
+    """A text that does not show itself in a log, a traceback or a debugger."""
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+class Rate:
+    """So many attempts in so many seconds, refilled evenly."""
+
+    __slots__ = ("attempts", "seconds")
+
+    def __init__(self, attempts: int, seconds: int) -> None:
+        self.attempts = attempts
+        self.seconds = seconds
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `10/15m`; the unit is one of s, m, h, d and may stand alone (`10/m`)."""
+        attempts, _, period = text.partition("/")
+        number, unit = period[:-1] or "1", period[-1:]
+        if not (attempts.isdecimal() and number.isdecimal() and unit in PERIODS) or int(attempts) * int(number) == 0:
+            raise ValueError(f"a rate looks like 10/15m, not {text!r}")
+        return cls(int(attempts), int(number) * PERIODS[unit])
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings. A field without a default must be given."""
+
+    # The stores and the root keys
+    database_url: Secret
+    redis_url: Secret
+    keys: Secret
+    """Root keys, newest first: `2:<base64url of 32 bytes>,1:…`. All keyed material derives from them."""
+
+    # Who we are
+    issuer: str
+    """The public origin, byte-identical in every token and document; https except on loopback."""
+    audience: str = ""
+    """`aud` of access tokens; the issuer when empty."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of front ends that may use cookie transport, besides our own."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose `X-Forwarded-For` and `-Proto` are believed; nobody's when empty."""
+
+    # Mail
+    smtp_url: Secret | None = None
+    """`smtps://user:pass@host:465`, `smtp+starttls://…:587`, or `smtp://host:25` without encryption."""
+    mail_from: str = ""
+    mail_timeout: timedelta = timedelta(seconds=10)
+
+    # Passwords
+    password_min_length: int = 15
+    password_context_words: tuple[str, ...] = ()
+    argon2_time_cost: int = 1
+    argon2_memory_kib: int = 47104
+    argon2_parallelism: int = 1
+    hash_slots: int = 0
+    """Hashes computed at once; the number of cores when 0."""
+    hash_queue: int = 64
+    """Hashes that may wait for a slot; beyond it the answer is 503."""
+
+    # Lifetimes
+    access_token_life: timedelta = timedelta(minutes=10)
+    session_idle: timedelta = timedelta(days=14)
+    session_absolute: timedelta = timedelta(days=30)
+    rotation_grace: timedelta = timedelta(seconds=10)
+    lost_answer_window: timedelta = timedelta(hours=1)
+    sessions_per_account: int = 50
+    registration_life: timedelta = timedelta(hours=24)
+    code_life: timedelta = timedelta(minutes=10)
+    code_tries: int = 5
+    leeway: timedelta = timedelta(seconds=30)
+    jwks_max_age: timedelta = timedelta(minutes=10)
+    key_refresh: timedelta = timedelta(seconds=5)
+    """How often each worker looks for new signing keys and changed clients."""
+
+    # Limits
+    limit_login_network: Rate = Rate(60, 60)
+    limit_login_account: Rate = Rate(100, 3600)
+    limit_login_account_network: Rate = Rate(10, 900)
+    limit_register_network: Rate = Rate(30, 3600)
+    limit_verify_network: Rate = Rate(60, 600)
+    limit_code_address: Rate = Rate(20, 86400)
+    limit_mail_address: Rate = Rate(5, 3600)
+    limit_client_secret: Rate = Rate(20, 600)
+
+    # How long a dependency may take
+    database_timeout: timedelta = timedelta(seconds=1)
+    database_pool: int = 10
+    database_pool_wait: timedelta = timedelta(milliseconds=300)
+    redis_timeout: timedelta = timedelta(milliseconds=250)
+    redis_pool: int = 50
+    redis_pool_wait: timedelta = timedelta(milliseconds=200)
+    drain: timedelta = timedelta(seconds=5)
+    """How long to keep serving after SIGTERM with readiness down, so that load balancers let go first."""
+    shutdown_grace: timedelta = timedelta(seconds=20)
+
+    def __post_init__(self) -> None:
+        problems = [*_weak_origin(self.issuer), *_weak_passwords(self), *_weak_lifetimes(self)]
+        if problems:
+            raise ValueError(problems[0])
+
+    @property
+    def token_audience(self) -> str:
+        """The `aud` that access tokens carry and must carry."""
+        return self.audience or self.issuer
+
+    def __repr__(self) -> str:
+        return f"Settings(issuer={self.issuer!r}, …)"
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Reads the settings. Raises `SettingsError` with one line that names the variable."""
+    try:
+        return msgspec.convert(_given(environ), Settings, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_in_variables(str(error))) from None
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, object]:
+    given: dict[str, object] = {}
+    for variable, value in environ.items():
+        name, text = _from_file(variable, value)
+        field = UNPREFIXED.get(name) or (name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else None)
+        if field is not None and field not in NOT_SETTINGS:
+            given[field] = _split(field, text)
+    return given
+
+
+def _from_file(variable: str, value: str) -> tuple[str, str]:
+    name = variable.removesuffix("_FILE")
+    if name == variable or not (name in UNPREFIXED or name.startswith(PREFIX)):
+        return variable, value
+    try:
+        return name, Path(value).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable} names a file that cannot be read: {type(error).__name__}") from None
+
+
+def _split(field: str, text: str) -> object:
+    if field in {"allowed_origins", "trusted_proxies", "password_context_words"}:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return text
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Secret:
+        return Secret(value)
+    if kind is Rate:
+        return Rate.parse(value)
+    raise NotImplementedError(kind)
+
+
+def _in_variables(message: str) -> str:
+    for field in Settings.__struct_fields__:
+        variable = next((v for v, f in UNPREFIXED.items() if f == field), PREFIX + field.upper())
+        message = message.replace(f"`$.{field}`", variable).replace(f"`{field}`", variable)
+    return message.replace("Object missing required field", "missing setting").replace("Object contains", "there is an")
+
+
+def _weak_origin(issuer: str) -> list[str]:
+    parts = urlsplit(issuer)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        return [f"VESTIBULE_ISSUER must be an http(s) URL without query and fragment, not {issuer!r}"]
+    if issuer.endswith("/"):
+        return ["VESTIBULE_ISSUER must not end with a slash"]
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        return ["VESTIBULE_ISSUER must be https (http is for loopback only)"]
+    return []
+
+
+def _weak_passwords(given: Settings) -> list[str]:
+    strong_enough = (
+        (given.argon2_time_cost >= 1 and given.argon2_memory_kib >= 47104)
+        or (given.argon2_time_cost >= 2 and given.argon2_memory_kib >= 19456)
+        or (given.argon2_time_cost >= 3 and given.argon2_memory_kib >= 12288)
+    )
+    if given.password_min_length < 8:
+        return ["VESTIBULE_PASSWORD_MIN_LENGTH must be at least 8 (ASVS 6.2.1)"]
+    if not strong_enough or given.argon2_parallelism < 1:
+        return ["VESTIBULE_ARGON2_* are below every row of ASVS appendix C: t=1 m=47104, t=2 m=19456 or t=3 m=12288"]
+    return []
+
+
+def _weak_lifetimes(given: Settings) -> list[str]:
+    rules = (
+        (
+            given.access_token_life <= timedelta(hours=1),
+            "VESTIBULE_ACCESS_TOKEN_LIFE must be at most an hour",
+        ),
+        (given.session_absolute <= timedelta(days=30), "VESTIBULE_SESSION_ABSOLUTE must be at most 30 days"),
+        (
+            given.session_idle <= given.session_absolute,
+            "VESTIBULE_SESSION_IDLE must not exceed SESSION_ABSOLUTE",
+        ),
+        (
+            given.rotation_grace <= timedelta(seconds=60),
+            "VESTIBULE_ROTATION_GRACE must be at most 60 seconds",
+        ),
+        (given.lost_answer_window <= timedelta(days=1), "VESTIBULE_LOST_ANSWER_WINDOW must be at most a day"),
+        (
+            given.code_life <= timedelta(minutes=10),
+            "VESTIBULE_CODE_LIFE must be at most 10 minutes (ASVS 6.5.5)",
+        ),
+        (
+            given.registration_life <= timedelta(hours=24),
+            "VESTIBULE_REGISTRATION_LIFE must be at most 24 hours",
+        ),
+        (1 <= given.code_tries <= 10, "VESTIBULE_CODE_TRIES must be between 1 and 10"),
+        (given.leeway <= timedelta(seconds=60), "VESTIBULE_LEEWAY must be at most 60 seconds (ASVS 9.2.1)"),
+        (given.jwks_max_age <= timedelta(minutes=15), "VESTIBULE_JWKS_MAX_AGE must be at most 15 minutes"),
+        (given.sessions_per_account >= 1, "VESTIBULE_SESSIONS_PER_ACCOUNT must be at least 1"),
+    )
+    lives = (
+        given.access_token_life,
+        given.session_idle,
+        given.code_life,
+        given.registration_life,
+        given.key_refresh,
+    )
+    if any(life <= timedelta(0) for life in lives):
+        return ["every lifetime must be longer than nothing"]
+    return [problem for holds, problem in rules if not holds]

@@ -1,0 +1,131 @@
+"""PostgreSQL: the engine, the base of all tables, and transactions that a use case opens itself."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from advanced_alchemy.base import CommonTableAttributes, create_registry
+from advanced_alchemy.exceptions import IntegrityError as RepositoryIntegrityError
+from advanced_alchemy.exceptions import NotFoundError, RepositoryError
+from advanced_alchemy.types import DateTimeUTC
+from sqlalchemy import MetaData, text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase
+from uuid_utils.compat import uuid7
+
+from service.errors import Unavailable
+from service.settings import Settings
+
+Transaction = AsyncSession
+
+UNIQUE_VIOLATION = "23505"
+STATEMENT_TIMEOUT_FACTOR = 2
+NAMES = {
+    "ix": "%(table_name)s_%(column_0_N_name)s_index",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
+
+
+class Table(CommonTableAttributes, DeclarativeBase):
+    """The base of every table: UTC times with offset, native UUIDs, one naming rule for constraints."""
+
+    registry = create_registry(custom_annotation_map={datetime: DateTimeUTC(timezone=True)})
+    metadata = MetaData(naming_convention=NAMES)
+
+
+def new_id() -> UUID:
+    """A time-ordered UUID (version 7), so that primary keys are inserted at the end of their index."""
+    return uuid7()
+
+
+class Database:
+    """Opens transactions; an outage becomes `Unavailable`, whatever layer noticed it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    @classmethod
+    def connect(cls, settings: Settings) -> "Database":
+        """A pool that waits, connects and commands within the settings' bounds; no connection is made yet."""
+        seconds = settings.database_timeout.total_seconds()
+        milliseconds = str(int(seconds * 1000 * STATEMENT_TIMEOUT_FACTOR))
+        engine = create_async_engine(
+            driver_url(settings.database_url),
+            pool_size=settings.database_pool,
+            max_overflow=0,
+            pool_timeout=settings.database_pool_wait.total_seconds(),
+            pool_recycle=1800,
+            pool_use_lifo=True,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={
+                "timeout": seconds,
+                "command_timeout": seconds,
+                "server_settings": {
+                    "application_name": "vestibule",
+                    "jit": "off",
+                    "statement_timeout": milliseconds,
+                    "idle_in_transaction_session_timeout": milliseconds,
+                },
+            },
+        )
+        return cls(engine)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Transaction]:
+        """One transaction: commits at the end, rolls back on an exception.
+
+        Never hold one across a password hash, Redis or mail. Raises `Unavailable` when PostgreSQL is away, slow or
+        out of connections; violated constraints pass through for the use case to name.
+        """
+        try:
+            async with self._sessions.begin() as transaction:
+                yield transaction
+        except (IntegrityError, RepositoryIntegrityError, NotFoundError):
+            raise
+        except (SQLAlchemyError, RepositoryError, OSError, TimeoutError) as error:
+            raise Unavailable(f"postgres: {_first_cause(error)}") from error
+
+    async def ping(self) -> None:
+        """Asks for nothing. Raises `Unavailable`."""
+        async with self.begin() as transaction:
+            await transaction.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Closes every connection of the pool."""
+        await self._engine.dispose()
+
+
+def driver_url(url: str) -> str:
+    """The URL as SQLAlchemy wants it; `postgres://` and `postgresql://` are what operators paste."""
+    scheme, separator, rest = str(url).partition("://")
+    return "postgresql+asyncpg" + separator + rest if scheme in {"postgres", "postgresql"} else str(url)
+
+
+def violates(error: BaseException, constraint: str) -> bool:
+    """Whether a failed write broke this unique constraint; the message is never shown, it holds the values."""
+    cause: Any = error
+    while cause is not None:
+        name = getattr(cause, "constraint_name", None)
+        if name is not None:
+            return bool(name == constraint and getattr(cause, "sqlstate", "") == UNIQUE_VIOLATION)
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    return False
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__

@@ -1,0 +1,1 @@
+"""What is handed out: sessions, access tokens, keys, clients. It knows account ids, never accounts."""

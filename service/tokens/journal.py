@@ -1,0 +1,63 @@
+"""The durable record of sessions: which were opened, which were ended and why.
+
+Redis holds the working state; this table is what a lost or old Redis can be healed from.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, update
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.clock import Clock
+from service.store.postgres import Database, Table, Transaction
+
+EndReason = Literal["logout", "reused", "evicted", "disabled"]
+
+
+class SessionRow(Table):
+    """One sign-in on one device. `id` is the public session id; `salt` is half of what its refresh tokens need."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index(None, "account_id", "opened_at"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    client_id: Mapped[str]
+    salt: Mapped[bytes]
+    amr: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    scope: Mapped[str]
+    address: Mapped[str]
+    user_agent: Mapped[str]
+    opened_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    ended_reason: Mapped[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Writes the ends of sessions. Their beginnings are written by the transaction that lets a person in."""
+
+    database: Database
+    clock: Clock
+
+    async def ended(self, session: bytes, reason: EndReason) -> None:
+        """Notes the end of one session; an end that was noted before stays as it was. Raises `Unavailable`."""
+        async with self.database.begin() as transaction:
+            await transaction.execute(
+                update(SessionRow)
+                .where(SessionRow.id == UUID(bytes=session), SessionRow.ended_at.is_(None))
+                .values(ended_at=self.clock(), ended_reason=reason)
+            )
+
+    async def all_ended(self, transaction: Transaction, account: UUID, reason: EndReason) -> None:
+        """Notes the end of every session of an account, in the transaction that decides it."""
+        await transaction.execute(
+            update(SessionRow)
+            .where(SessionRow.account_id == account, SessionRow.ended_at.is_(None))
+            .values(ended_at=self.clock(), ended_reason=reason)
+        )

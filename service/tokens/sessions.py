@@ -1,0 +1,248 @@
+"""Sessions: opened, rotated, inspected and closed, each by one atomic script on the account's hash in Redis."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from service.audit import Audit
+from service.crypto.opaque import from_base64url
+from service.crypto.signer import Claims
+from service.errors import SessionExpired, SessionReused, Unavailable
+from service.settings import Settings
+from service.store.redis import RedisStore
+from service.tokens.access import AccessTokens, Holder, generation_of
+from service.tokens.clients import Clients
+from service.tokens.journal import Journal
+from service.tokens.refresh import RefreshToken, RefreshTokens, public_id
+
+log = structlog.get_logger("vestibule.sessions")
+
+ID_BYTES = 16
+SALT_BYTES = 16
+RECORD_HEAD = 36
+TOMBSTONE = 86_400_000
+DAY = 86_400_000
+FIRST_PARTY_SCOPE = "account"
+REFUSED = {"unknown", "foreign", "revoked", "expired", "reused"}
+
+
+class Ended(IntEnum):
+    """Why a session ended, as its record in Redis says it."""
+
+    LOGOUT = 1
+    REUSED = 2
+    EVICTED = 3
+    DISABLED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a person is handed: both tokens, and what they are good for."""
+
+    access_token: str
+    expires_in: int
+    scope: str
+    refresh_token: str
+    refresh_expires_in: int
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session just opened, for the journal; `evicted` are the sessions that had to go for it."""
+
+    grant: Grant
+    session: bytes
+    salt: bytes
+    opened_at: datetime
+    expires_at: datetime
+    evicted: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The working state of every session. A store that is away raises `Unavailable`, never a refusal."""
+
+    store: RedisStore
+    refresh_tokens: RefreshTokens
+    access_tokens: AccessTokens
+    clients: Clients
+    journal: Journal
+    audit: Audit
+    settings: Settings
+
+    async def open(self, account: UUID, client: str, amr: tuple[str, ...], roles: tuple[str, ...]) -> Opened:
+        """Begins a session and issues its first tokens. Its tokens are good from now on, in every worker."""
+        secret_id, salt = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SALT_BYTES)
+        detail = f"{FIRST_PARTY_SCOPE}\n{' '.join(amr)}"
+        sid, created, absolute, *evicted = await self.store.run(
+            "open",
+            _key(account),
+            public_id(secret_id),
+            _milliseconds(self.settings.session_idle),
+            _milliseconds(self.settings.session_absolute),
+            self.settings.sessions_per_account,
+            TOMBSTONE,
+            salt,
+            client,
+            detail,
+            " ".join(roles),
+        )
+        holder = Holder(
+            account,
+            _same(sid, public_id(secret_id)),
+            0,
+            client,
+            FIRST_PARTY_SCOPE,
+            amr,
+            roles,
+            _moment(created),
+        )
+        refresh_token = self.refresh_tokens.make(account, secret_id, 0, salt)
+        grant = self._grant(holder, refresh_token, int(absolute) - int(created))
+        return Opened(grant, holder.session, salt, _moment(created), _moment(absolute), tuple(evicted))
+
+    async def rotate(self, presented: str, client: str) -> Grant:
+        """Exchanges a refresh token for its successor; a retry gets the same successor again.
+
+        Raises `SessionExpired` for a token that is not ours, or whose session is unknown, ended or over, and
+        `SessionReused` when this very token ended its family.
+        """
+        token, salt = await self._proved(presented)
+        if token is None:
+            self.audit.record("session.refresh", "unknown", client=client)
+            raise SessionExpired("not a refresh token of a session we know")
+        answer = await self.store.run(
+            "rotate",
+            _key(token.account),
+            token.session,
+            token.generation,
+            client,
+            _milliseconds(self.settings.rotation_grace),
+            _milliseconds(self.settings.lost_answer_window),
+            _milliseconds(self.settings.session_idle),
+        )
+        outcome = answer[0].decode()
+        _same(answer[1], token.session)
+        if outcome in REFUSED:
+            await self._refuse(token, client, outcome)
+        self._record("session.refresh", outcome, token, client)
+        return self._successor(token, salt, client, answer)
+
+    async def is_live(self, claims: Claims) -> tuple[str, ...] | None:
+        """The account's roles of this moment when the token's session lives, else None. One round trip."""
+        session = from_base64url(claims.sid)
+        account = _account(claims.sub)
+        if session is None or account is None or self.clients.enabled(claims.client_id) is None:
+            return None
+        answer = await self.store.run("inspect", _key(account), session, generation_of(claims))
+        _same(answer[1], session)
+        return tuple(answer[2].decode().split()) if answer[0] == b"live" else None
+
+    async def close(self, presented: str) -> None:
+        """Ends the session of a refresh token of any generation; nothing happens for a token that is not ours.
+
+        Done when both stores have it: raises `Unavailable` when one of them has not, after trying both.
+        """
+        token, _ = await self._proved(presented)
+        if token is None:
+            return
+        answer = await self.store.run("close", _key(token.account), token.session, int(Ended.LOGOUT))
+        await self.journal.ended(token.session, "logout")
+        self._record("session.close", answer[0].decode(), token, client=None)
+
+    async def discard(self, account: UUID, session: bytes) -> None:
+        """Ends a session whose tokens nobody was given."""
+        await self.store.run("close", _key(account), session, int(Ended.DISABLED))
+
+    async def close_all(self, account: UUID) -> None:
+        """Ends every session of the account that was opened up to now, in one step."""
+        remember = _milliseconds(self.settings.session_absolute) + DAY
+        await self.store.run("close_all", _key(account), remember)
+
+    async def _proved(self, presented: str) -> tuple[RefreshToken | None, bytes]:
+        token = self.refresh_tokens.read(presented)
+        if token is None:
+            return None, b""
+        record = await self.store.field(_key(token.account), token.session)
+        salt = record[RECORD_HEAD : RECORD_HEAD + SALT_BYTES] if record else b""
+        return (token, salt) if record and self.refresh_tokens.proves(token, salt) else (None, b"")
+
+    async def _refuse(self, token: RefreshToken, client: str, outcome: str) -> None:
+        self._record("session.refresh", outcome, token, client)
+        if outcome in {"reused", "revoked"}:
+            await self._leave_in_journal(token)
+        if outcome == "reused":
+            raise SessionReused("an old refresh token came back: the session was ended")
+        raise SessionExpired(outcome)
+
+    async def _leave_in_journal(self, token: RefreshToken) -> None:
+        """The family is dead in Redis already: a journal that is away delays its note, not the refusal."""
+        try:
+            await self.journal.ended(token.session, "reused")
+        except Unavailable as error:
+            log.warning("the end of a session is not in the journal yet", reason=error.reason)
+
+    def _successor(self, token: RefreshToken, salt: bytes, client: str, answer: list[Any]) -> Grant:
+        _, _, generation, created, absolute, detail, roles = answer
+        scope, _, amr = detail.decode().partition("\n")
+        holder = Holder(
+            account=token.account,
+            session=token.session,
+            generation=int(generation),
+            client=client,
+            scope=scope,
+            amr=tuple(amr.split()),
+            roles=tuple(roles.decode().split()),
+            signed_in_at=_moment(created),
+        )
+        refresh_token = self.refresh_tokens.make(token.account, token.secret_id, holder.generation, salt)
+        now = int(self.access_tokens.clock().timestamp() * 1000)
+        return self._grant(holder, refresh_token, int(absolute) - now)
+
+    def _grant(self, holder: Holder, refresh_token: str, milliseconds_left: int) -> Grant:
+        return Grant(
+            access_token=self.access_tokens.issue(holder),
+            expires_in=self.access_tokens.life,
+            scope=holder.scope,
+            refresh_token=refresh_token,
+            refresh_expires_in=max(milliseconds_left // 1000, 0),
+            session=holder.session,
+        )
+
+    def _record(self, event: str, outcome: str, token: RefreshToken, client: str | None) -> None:
+        session = str(UUID(bytes=token.session))
+        self.audit.record(
+            event, outcome, account=token.account, client=client, session=session, generation=token.generation
+        )
+
+
+def _key(account: UUID) -> str:
+    return f"sessions:{{{account}}}"
+
+
+def _same(answered: bytes, asked: bytes) -> bytes:
+    """An answer must be about the session that was asked for: a connection that mixed up answers must not pass."""
+    if answered != asked:
+        raise Unavailable("the store answered about another session")
+    return asked
+
+
+def _account(subject: str) -> UUID | None:
+    try:
+        return UUID(subject)
+    except ValueError:
+        return None
+
+
+def _milliseconds(duration: Any) -> int:
+    return int(duration.total_seconds() * 1000)
+
+
+def _moment(milliseconds: int | bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)

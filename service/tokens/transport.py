@@ -1,0 +1,84 @@
+"""How tokens travel to a front end: in the JSON body, or the refresh token in a cookie that no script can read."""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar import Request, Response
+from litestar.datastructures import Cookie
+
+from service.errors import CrossSiteRefused
+from service.settings import Settings
+from service.tokens.sessions import Grant
+
+COOKIE = "__Host-vestibule-refresh"
+CSRF_HEADER = "x-vestibule-csrf"
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+Transport = Annotated[
+    Literal["body", "cookie"],
+    msgspec.Meta(description="`cookie` keeps the refresh token out of the JSON, in an HttpOnly cookie."),
+]
+ClientId = Annotated[str, msgspec.Meta(max_length=64, description="The public client of the front end.")]
+
+
+class TokenAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """RFC 6749 section 5.1; `refresh_token` is absent with cookie transport."""
+
+    access_token: Annotated[str, msgspec.Meta(description="RFC 9068 JWT for the `Authorization: Bearer` header.")]
+    token_type: Literal["Bearer"]
+    expires_in: Annotated[int, msgspec.Meta(description="Seconds until the access token ends.")]
+    scope: str
+    refresh_token: Annotated[str | None, msgspec.Meta(description="Single use: each refresh answers the next.")] = None
+
+
+def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
+    """The answer that carries a grant, never to be cached (RFC 6749 section 5.1)."""
+    in_body = transport == "body"
+    body = TokenAnswer(
+        access_token=grant.access_token,
+        token_type="Bearer",  # noqa: S106  the kind of token, not one
+        expires_in=grant.expires_in,
+        scope=grant.scope,
+        refresh_token=grant.refresh_token if in_body else None,
+    )
+    # `token_type` equals no default, so that `omit_defaults` leaves it in; only an absent refresh token goes.
+    cookies = [] if in_body else [_cookie(grant.refresh_token, grant.refresh_expires_in)]
+    return Response(body, status_code=200, headers=NO_STORE, cookies=cookies)
+
+
+def cleared_cookie() -> Cookie:
+    """Deletes the refresh cookie: browsers want the same name, path and `Secure` for a `__Host-` cookie."""
+    return _cookie("", 0)
+
+
+def cookie_token(request: Request[Any, Any, Any], settings: Settings) -> str | None:
+    """The refresh token of the cookie, once the request is known to come from a front end of ours."""
+    token = request.cookies.get(COOKIE)
+    if token is not None:
+        ensure_same_site(request, settings)
+    return token
+
+
+def ensure_same_site(request: Request[Any, Any, Any], settings: Settings) -> None:
+    """Raises `CrossSiteRefused` unless the request carries our header and comes from an allowed origin.
+
+    The header forces a CORS preflight (ASVS 3.5.1). `Origin` must be ours or registered when there is one, and
+    `Sec-Fetch-Site` decides where a browser sends no `Origin` (same-origin GETs; we only take POSTs).
+    """
+    if request.headers.get(CSRF_HEADER) != "1":
+        raise CrossSiteRefused("no csrf header")
+    origin = request.headers.get("origin")
+    if origin is not None and origin not in {_own_origin(settings.issuer), *settings.allowed_origins}:
+        raise CrossSiteRefused("foreign origin")
+    if origin is None and request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        raise CrossSiteRefused("cross-site without origin")
+
+
+def _own_origin(issuer: str) -> str:
+    parts = urlsplit(issuer)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _cookie(value: str, max_age: int) -> Cookie:
+    return Cookie(key=COOKIE, value=value, max_age=max_age, path="/", secure=True, httponly=True, samesite="strict")

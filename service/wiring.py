@@ -1,0 +1,170 @@
+"""Every long-lived object, made once, bottom-up. Tests replace the clock, the mail transport and the scripts' clock."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from service.accounts.administration import Administration
+from service.accounts.entrance import Entrance
+from service.accounts.password_rules import PasswordRules
+from service.accounts.pending import PendingSignUps
+from service.accounts.profile import Profile
+from service.accounts.registration import Registration
+from service.audit import Audit
+from service.clock import Clock, utc_now
+from service.crypto.blocklist import Blocklist
+from service.crypto.passwords import Cost, Passwords
+from service.crypto.roots import RootKeys
+from service.crypto.sealing import UnsealError
+from service.crypto.signer import Signer
+from service.errors import Unavailable
+from service.limits import Limits
+from service.login.password import Login
+from service.mail.mailbox import Mailbox
+from service.mail.mailer import Mailer, Transport
+from service.mail.smtp import Smtp
+from service.oauth.client_authentication import ClientAuthentication
+from service.operations.health import Health
+from service.settings import Settings
+from service.store.postgres import Database
+from service.store.redis import RedisStore
+from service.tokens.access import AccessTokens
+from service.tokens.clients import Clients
+from service.tokens.journal import Journal
+from service.tokens.keys import SigningKeys
+from service.tokens.principal import BearerAuthentication
+from service.tokens.refresh import RefreshTokens
+from service.tokens.sessions import Sessions
+
+log = structlog.get_logger("vestibule.wiring")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What handlers and commands ask for, by name: a field here is a dependency of that name there."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    store: RedisStore
+    passwords: Passwords
+    audit: Audit
+    mailer: Mailer
+    clients: Clients
+    signing_keys: SigningKeys
+    sessions: Sessions
+    bearer: BearerAuthentication
+    registration: Registration
+    administration: Administration
+    profile: Profile
+    login: Login
+    client_authentication: ClientAuthentication
+    health: Health
+    mailbox: Mailbox
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Starts what works in the background, and ends it in the opposite order.
+
+        A store that is away at the start does not stop it: readiness waits until keys and clients are loaded.
+        """
+        await self._reload()
+        await self.health.look()
+        self.audit.start()
+        self.mailer.start()
+        self.health.start()
+        reloading = asyncio.create_task(self._reload_on(), name="reload")
+        try:
+            yield
+        finally:
+            reloading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reloading
+            await self.health.stop()
+            await self.mailer.stop()
+            await self.audit.stop()
+            await self.close()
+
+    async def close(self) -> None:
+        """Lets go of threads and connections."""
+        self.passwords.close()
+        await self.store.close()
+        await self.database.close()
+
+    async def _reload_on(self) -> None:
+        pause = self.settings.key_refresh.total_seconds()
+        while True:
+            await asyncio.sleep(pause)
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            await self.signing_keys.reload()
+            await self.clients.reload()
+        except Unavailable as error:
+            log.warning("keys and clients were not read anew", reason=error.reason)
+        except UnsealError:
+            log.error("a signing key cannot be unsealed: its root key is not in VESTIBULE_KEYS")
+        except Exception:
+            log.exception("keys and clients could not be read anew")
+
+
+def build(
+    settings: Settings,
+    *,
+    clock: Clock = utc_now,
+    mail: Callable[[RedisStore], Transport] | None = None,
+    scripts: Callable[[str], str] | None = None,
+) -> Services:
+    """Wires the house. `mail` makes the transport (SMTP of the settings by default), `scripts` reads Lua files.
+
+    Raises `SettingsError` for settings that only show their weakness here.
+    """
+    roots = RootKeys.parse(settings.keys)
+    database = Database.connect(settings)
+    store = RedisStore.connect(settings, scripts)
+    transport = mail(store) if mail else Smtp.of(settings)
+    cost = Cost(settings.argon2_time_cost, settings.argon2_memory_kib, settings.argon2_parallelism)
+    passwords = Passwords(roots, cost, slots=settings.hash_slots, queue=settings.hash_queue)
+    rules = PasswordRules(settings.password_min_length, Blocklist.load(settings.password_context_words))
+    limits = Limits(store, roots)
+    audit = Audit(database, clock)
+    mailer = Mailer(transport)
+
+    clients = Clients(database, roots, clock)
+    signing_keys = SigningKeys(database, roots, settings, clock)
+    signer = Signer(settings.issuer, settings.token_audience, settings.leeway)
+    access_tokens = AccessTokens(signer, signing_keys, settings, clock)
+    journal = Journal(database, clock)
+    sessions = Sessions(store, RefreshTokens(roots), access_tokens, clients, journal, audit, settings)
+
+    entrance = Entrance(database, sessions, journal, audit)
+    pending = PendingSignUps(store, roots, settings)
+    registration = Registration(
+        database, pending, passwords, rules, limits, mailer, entrance, clients, audit, settings, clock
+    )
+    login = Login(database, passwords, pending, registration, entrance, sessions, clients, limits, audit, settings)
+    return Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        store=store,
+        passwords=passwords,
+        audit=audit,
+        mailer=mailer,
+        clients=clients,
+        signing_keys=signing_keys,
+        sessions=sessions,
+        bearer=BearerAuthentication(sessions),
+        registration=registration,
+        administration=Administration(database, passwords, rules, sessions, journal, audit, clock),
+        profile=Profile(database),
+        login=login,
+        client_authentication=ClientAuthentication(clients, limits, audit, settings),
+        health=Health(database, store, transport, signing_keys, clock),
+        mailbox=Mailbox(store, clock),
+    )
