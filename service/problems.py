@@ -1,5 +1,6 @@
 """Refusals on the wire: `application/problem+json` (RFC 9457), and how the API's description names them."""
 
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
@@ -7,7 +8,6 @@ from litestar import Request, Response
 from litestar.exceptions import (
     HTTPException,
     MethodNotAllowedException,
-    NotFoundException,
     ValidationException,
 )
 from litestar.openapi.datastructures import ResponseSpec
@@ -134,14 +134,13 @@ def translated(error: HTTPException) -> ServiceError:
     if isinstance(error, ValidationException):
         return InvalidInput(fields=_wrong_fields(error)) if error.extra else MalformedRequest(error.detail)
     by_status: dict[int, type[ServiceError]] = {
-        404: NotFound,
-        405: MethodNotAllowed,
-        413: BodyTooLarge,
-        415: UnsupportedMediaType,
+        HTTPStatus.NOT_FOUND: NotFound,
+        HTTPStatus.METHOD_NOT_ALLOWED: MethodNotAllowed,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: BodyTooLarge,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
     }
-    if isinstance(error, NotFoundException):
-        return NotFound()
-    return by_status.get(error.status_code, MalformedRequest if error.status_code < 500 else Crashed)(error.detail)
+    otherwise = MalformedRequest if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else Crashed
+    return by_status.get(error.status_code, otherwise)(error.detail)
 
 
 def _wrong_fields(error: ValidationException) -> list[FieldError]:

@@ -60,7 +60,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
 
 
 def draining(health: Health, settings: Settings) -> Callable[[Litestar], Any]:
-    """On SIGTERM readiness goes down first and work goes on; the server stops when load balancers had time to see it."""
+    """On SIGTERM readiness goes down first; the server stops when load balancers have had time to see it."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

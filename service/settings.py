@@ -19,6 +19,11 @@ NOT_SETTINGS = {"url", "client_id", "client_secret", "admin_email", "admin_passw
 """What `dev.env` holds for the shell; exported, it must not disturb a command."""
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+PASSWORD_FLOOR = 8
+ARGON2_FLOORS = ((1, 47104), (2, 19456), (3, 12288))
+"""Time cost and memory in KiB, one of which must be reached (ASVS appendix C)."""
+MOST_CODE_TRIES = 10
+
 PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -75,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     smtp_url: Secret | None = None
     """`smtps://user:pass@host:465`, `smtp+starttls://…:587`, or `smtp://host:25` without encryption."""
     mail_from: str = ""
+    """The sender, `no-reply@example.com` or `Example <no-reply@example.com>`."""
     mail_timeout: timedelta = timedelta(seconds=10)
 
     # Passwords
@@ -199,15 +205,13 @@ def _weak_origin(issuer: str) -> list[str]:
 
 
 def _weak_passwords(given: Settings) -> list[str]:
-    strong_enough = (
-        (given.argon2_time_cost >= 1 and given.argon2_memory_kib >= 47104)
-        or (given.argon2_time_cost >= 2 and given.argon2_memory_kib >= 19456)
-        or (given.argon2_time_cost >= 3 and given.argon2_memory_kib >= 12288)
-    )
-    if given.password_min_length < 8:
-        return ["VESTIBULE_PASSWORD_MIN_LENGTH must be at least 8 (ASVS 6.2.1)"]
+    if given.password_min_length < PASSWORD_FLOOR:
+        return [f"VESTIBULE_PASSWORD_MIN_LENGTH must be at least {PASSWORD_FLOOR} (ASVS 6.2.1)"]
+    cost = (given.argon2_time_cost, given.argon2_memory_kib)
+    strong_enough = any(cost[0] >= time and cost[1] >= memory for time, memory in ARGON2_FLOORS)
     if not strong_enough or given.argon2_parallelism < 1:
-        return ["VESTIBULE_ARGON2_* are below every row of ASVS appendix C: t=1 m=47104, t=2 m=19456 or t=3 m=12288"]
+        rows = ", ".join(f"t={time} m={memory}" for time, memory in ARGON2_FLOORS)
+        return [f"VESTIBULE_ARGON2_* are below every row of ASVS appendix C: {rows}"]
     return []
 
 
@@ -235,7 +239,7 @@ def _weak_lifetimes(given: Settings) -> list[str]:
             given.registration_life <= timedelta(hours=24),
             "VESTIBULE_REGISTRATION_LIFE must be at most 24 hours",
         ),
-        (1 <= given.code_tries <= 10, "VESTIBULE_CODE_TRIES must be between 1 and 10"),
+        (1 <= given.code_tries <= MOST_CODE_TRIES, "VESTIBULE_CODE_TRIES must be between 1 and 10"),
         (given.leeway <= timedelta(seconds=60), "VESTIBULE_LEEWAY must be at most 60 seconds (ASVS 9.2.1)"),
         (given.jwks_max_age <= timedelta(minutes=15), "VESTIBULE_JWKS_MAX_AGE must be at most 15 minutes"),
         (given.sessions_per_account >= 1, "VESTIBULE_SESSIONS_PER_ACCOUNT must be at least 1"),

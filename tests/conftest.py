@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -274,7 +275,8 @@ def new_address() -> str:
 @asynccontextmanager
 async def browser(app: Litestar, address: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """Somebody's HTTP client, in-process, at an address of its own."""
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False, client=(address or new_address(), 40000))
+    asgi, peer = cast("Any", app), (address or new_address(), 40000)
+    transport = httpx.ASGITransport(app=asgi, raise_app_exceptions=False, client=peer)
     async with httpx.AsyncClient(transport=transport, base_url=ISSUER) as client:
         yield client
 

@@ -348,7 +348,7 @@ def test_an_ordinary_user_needs_no_rights_and_not_even_a_name(
 
 def everybody_can_run(program: Path) -> bool:
     """As far as we are root and need to ask; whoever runs the tests can run it."""
-    command = [program, "--version"]
+    command: list[str | Path] = [program, "--version"]
     try:
         user = NOBODY if ROOT else None
         tried = subprocess.run(command, user=user, capture_output=True, check=False)
@@ -363,7 +363,19 @@ def owner_of_data(running: Running, data: Path) -> int:
     return data.stat().st_uid
 
 
-def test_in_a_folder_that_all_can_enter_roots_postgres_runs_as_nobody(open_folder: Path) -> None:
+@pytest.fixture
+def no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in most containers."""
+
+    def fail() -> None:
+        raise OSError
+
+    monkeypatch.setattr(placement, "_mask", lambda _: fail)
+
+
+def test_without_namespaces_roots_postgres_runs_as_nobody_where_all_can_enter(
+    open_folder: Path, no_namespaces: None
+) -> None:
     with EmbeddedServers(open_folder / "data", durable=False) as running:
         owner = owner_of_data(running, (open_folder / "data" / "postgres").resolve())
     drops = ROOT and everybody_can_run(packages.postgres_programs() / "postgres")
@@ -372,13 +384,13 @@ def test_in_a_folder_that_all_can_enter_roots_postgres_runs_as_nobody(open_folde
 
 
 def test_without_namespaces_roots_postgres_moves_to_where_nobody_can_go(
-    new_folder: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_folder: Path,
+    open_folder: Path,
+    no_namespaces: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail() -> None:
-        raise OSError
-
     monkeypatch.setattr(placement, "RELOCATED", open_folder / "vestibule")
-    monkeypatch.setattr(placement, "_mask", lambda _: fail)
     stands = open_folder / "vestibule" / folders.key_of(new_folder.resolve()) if ROOT else new_folder
     for _ in range(2):
         with EmbeddedServers(new_folder, durable=False) as running:
@@ -387,10 +399,12 @@ def test_without_namespaces_roots_postgres_moves_to_where_nobody_can_go(
     assert mode(new_folder.parent) == "drwx------"
 
 
-def test_a_folder_that_changes_its_way_of_running_keeps_its_data(open_folder: Path) -> None:
+def test_a_folder_that_changes_its_way_of_running_keeps_its_data(
+    open_folder: Path, no_namespaces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EmbeddedServers(open_folder / "data") as before:
         remember(before.database_url, before.redis_url)
-    open_folder.chmod(0o700)
+    monkeypatch.undo()
     with EmbeddedServers(open_folder / "data") as after:
         assert owner_of_data(after, (open_folder / "data" / "postgres").resolve()) == os.geteuid()
         assert recall(after) == ("row", b"key")

@@ -13,6 +13,7 @@ from service.accounts.profile import Profile
 from service.accounts.registration import Registration
 from service.device import Device
 from service.errors import (
+    AmbiguousCredentials,
     CrossSiteRefused,
     InvalidOrExpiredCode,
     InvalidToken,
@@ -139,7 +140,7 @@ class MeController(Controller):
     path = "/me"
     tags = ("Account",)
 
-    @get("", operation_id="me", responses=refusals(Unauthenticated, InvalidToken, body=False))
+    @get("", operation_id="me", responses=refusals(AmbiguousCredentials, Unauthenticated, InvalidToken, body=False))
     async def read(self, principal: NamedDependency[Principal], profile: NamedDependency[Profile]) -> Response[Me]:
         """The account behind the access token."""
         account = await profile.read(principal.account)

@@ -45,9 +45,16 @@ Try it: sign up, prove the address with the code from the mailbox, ask whether t
 
 {lines}
 """
-TRY = r"""REGISTRATION=$(curl -s {url}/auth/register -H 'content-type: application/json' -d '{{"email":"me'$RANDOM'@example.com","password":"rain over the quiet harbour","nickname":"me'$RANDOM'"}}' | sed 's/.*"registration":"\([^"]*\)".*/\1/'); echo $REGISTRATION
-TOKEN=$(curl -s {url}/auth/verify -H 'content-type: application/json' -d '{{"registration":"'$REGISTRATION'","code":"'$(sleep 1; curl -s -H 'accept: application/json' {url}/dev/mailbox | grep -o 'your code is [0-9]*' | head -1 | grep -o '[0-9]*')'"}}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/'); echo $TOKEN
-curl -s -u {client_id}:{secret} {url}/introspect -d token=$TOKEN"""
+TRY = (
+    """REGISTRATION=$(curl -s {url}/auth/register -H 'content-type: application/json' """
+    """-d '{{"email":"me'$RANDOM'@example.com","password":"rain over the quiet harbour","nickname":"me'$RANDOM'"}}' """
+    """| sed 's/.*"registration":"\\([^"]*\\)".*/\\1/'); echo $REGISTRATION\n"""
+    """TOKEN=$(curl -s {url}/auth/verify -H 'content-type: application/json' """
+    """-d '{{"registration":"'$REGISTRATION'","code":"'$(sleep 1; curl -s -H 'accept: application/json' """
+    """{url}/dev/mailbox | grep -o 'your code is [0-9]*' | head -1 | grep -o '[0-9]*')'"}}' """
+    """| sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'); echo $TOKEN\n"""
+    """curl -s -u {client_id}:{secret} {url}/introspect -d token=$TOKEN"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +202,7 @@ def _write_env(place: Place, secret: str) -> None:
 
 async def _watch(place: Place, server: uvicorn.Server, alive: Callable[[], bool], secret: str, started: float) -> None:
     """Says when the service is up, and stops it when its servers are gone."""
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
     lines = TRY.format(url=place.url, client_id=INTROSPECTING, secret=secret)
     seconds = time.perf_counter() - started
@@ -204,7 +211,7 @@ async def _watch(place: Place, server: uvicorn.Server, alive: Callable[[], bool]
             seconds=seconds, url=place.url, client_id=INTROSPECTING, secret=secret, env=place.env, lines=lines
         )
     )
-    while alive():
+    while alive():  # noqa: ASYNC110  another process has no event for us
         await asyncio.sleep(WATCH_PAUSE)
     click.echo("the servers of this data folder were stopped: stopping as well", err=True)
     server.should_exit = True

@@ -6,7 +6,7 @@ import secrets
 import click
 
 from service.cli.running import with_services
-from service.crypto.roots import KEY_BYTES
+from service.crypto.roots import KEY_BYTES, MAX_KEY_ID
 from service.wiring import Services
 
 
@@ -34,10 +34,11 @@ def rotate() -> None:
 
 
 @keys.command()
-def generate() -> None:
-    """Print a value for VESTIBULE_KEYS. To rotate, put a new number and key in front of the old ones."""
+@click.option("--number", default=1, show_default=True, type=click.IntRange(0, MAX_KEY_ID), help="One more each time.")
+def generate(number: int) -> None:
+    """Print a root key for VESTIBULE_KEYS. To rotate, see deploy/README.md: append, roll out, put in front, roll out."""
     key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=").decode()
-    click.echo(f"1:{key}")
+    click.echo(f"{number}:{key}")
 
 
 async def _lines(services: Services) -> list[str]:

@@ -3,10 +3,11 @@
 NIST SP 800-63B-4 section 3.1.1.2 compares the *whole* password with the list, so a listed word inside a long
 phrase is accepted; what an attacker tries first, in the usual spellings, is not (ASVS 6.2.4, 6.2.11).
 
-Where the data comes from (licence: `blocklist.NOTICE`): every list in `blocklist/` was written by hand for
-this service; it is not ranked by a breach corpus. `_bundled` makes the rest, always alike: each word of
-`words.txt` alone, doubled, tripled and with each of `_TAILS`, Russian words in both keyboard layouts.
-Beyond the list, four rules refuse what asking for 15 characters brings out:
+Where the data comes from: the 30,000 most common passwords of leaks are those of the `zxcvbn` package; they are
+short, people who are asked for 15 characters make longer ones of the same stuff. So the lists in `blocklist/`,
+written by hand for this service (licence: `blocklist.NOTICE`), hold such stuff, and `_bundled` makes the rest,
+always alike: each word of `words.txt` alone, doubled, tripled and with each of `_TAILS`, Russian words in both
+keyboard layouts. Beyond the list, four rules refuse what asking for 15 characters brings out:
 
 * one unit repeated, when the unit is under 8 characters or itself refused (`abcabcabcabcabc`);
 * a listed word of 6 letters or more, or a context or personal word, amid digits or signs (`Password!!!!!`);
@@ -21,8 +22,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from string import digits
+
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 CONTEXT_WORDS = Path(__file__).with_name("context-words.txt")
 
@@ -159,7 +163,8 @@ def _few_digits_from(text: str, start: int) -> Iterator[tuple[int, int]]:
 def _bundled() -> _Bundled:
     typed = {_plain(word) for word in _words(_DATA / "words.txt")}
     words = frozenset(map(_fold, typed | set(map(_other_layout, typed))))
-    whole = {_fold(_plain(line)) for path in _DATA.glob("passwords*.txt") for line in _lines(path)}
+    ours = (line for path in _DATA.glob("passwords*.txt") for line in _lines(path))
+    whole = {_fold(_plain(password)) for password in chain(FREQUENCY_LISTS["passwords"], ours)}
     tails = [_fold("x" + tail)[1:] for tail in _TAILS]
     made = {spelled for word in words for spelled in (word, word * 2, word * 3, *(word + end for end in tails))}
     walks = list(_lines(_DATA / "walks.txt"))

@@ -23,14 +23,15 @@ MAX_KEY_ID = 255
 class RootKeys:
     """A ring of 256-bit keys; `current`, the first, is used for new material, all of them for what exists.
 
-    `oldest` serves what lives so shortly that it needs no key id: it changes only when an operator drops a key.
+    `oldest`, the one of the lowest number, serves what lives so shortly that it needs no key id: it changes only when
+    an operator drops a key.
     """
 
     def __init__(self, keys: Mapping[int, bytes]) -> None:
         self._keys = dict(keys)
         self._derived: dict[tuple[str, int], bytes] = {}
         self.current = next(iter(self._keys))
-        self.oldest = list(self._keys)[-1]
+        self.oldest = min(self._keys)
 
     @classmethod
     def parse(cls, text: str) -> "RootKeys":

@@ -24,8 +24,11 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 NumericDate = Annotated[int, msgspec.Meta(ge=0, le=2**43)]
 
 
-class Claims(msgspec.Struct, frozen=True, kw_only=True):
-    """The claims of an access token (RFC 9068 section 2.2), times in seconds; no personal data."""
+class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The claims of an access token (RFC 9068 section 2.2), times in seconds; no personal data.
+
+    `nbf` is read where a token has it, and never written.
+    """
 
     iss: Text
     sub: Text

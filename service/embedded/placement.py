@@ -81,18 +81,18 @@ class Placement:
 def place(home: Path, programs: Path) -> Placement:
     """Decides anew at every start; never changes the mode of a folder above `home`. Raises EmbeddedError.
 
-    An ordinary user runs it as such. For root, the first that works: user nobody (whose other processes could
-    then open the socket), a user namespace where root looks like nobody, nobody with the files elsewhere.
+    An ordinary user runs it as such. For root, the first that works: a user namespace where root looks like
+    nobody, user nobody (whose other processes could then open the socket), nobody with the files elsewhere.
     """
     ourselves = Identity(os.geteuid(), os.getegid(), become=lambda: None)
     if ourselves.uid != 0 and _has_name(ourselves.uid):
         return Placement(ourselves, home, programs)
     nobody = _nobody()
-    if ourselves.uid == 0 and nobody.can_run(programs / "postgres", home.parent):
-        return Placement(nobody, home, programs)
     masked = Identity(ourselves.uid, ourselves.gid, become=_mask(nobody))
     if masked.can_run(programs / "postgres", home):
         return Placement(masked, home, programs)
+    if ourselves.uid == 0 and nobody.can_run(programs / "postgres", home.parent):
+        return Placement(nobody, home, programs)
     if ourselves.uid == 0:
         return _relocate(nobody, home, programs)
     raise EmbeddedError(

@@ -58,7 +58,7 @@ def start(home: Path, sockets: Path, *, durable: bool) -> processes.Child:
 
 def url(sockets: Path) -> str:
     """What SQLAlchemy connects to; no password, the folder of the socket is the door."""
-    return f"postgresql+asyncpg://postgres@/postgres?host={sockets / 'pg'}"
+    return f"postgresql+asyncpg://postgres@/postgres?host={sockets / 'pg'}&port=5432"
 
 
 def answers(sockets: Path) -> bool:

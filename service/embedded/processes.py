@@ -85,7 +85,7 @@ def start(
             cwd="/",
             env=ENVIRONMENT,
             process_group=0,
-            preexec_fn=bound_to_us(farewell, become),
+            preexec_fn=bound_to_us(farewell, become),  # noqa: PLW1509  nothing else runs yet
         )
     return Child(name, process, log, farewell)
 

@@ -1,10 +1,11 @@
 """Mail over SMTP."""
 
 from dataclasses import dataclass
+from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import localtime, make_msgid
+from email.utils import localtime, make_msgid, parseaddr
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
@@ -17,7 +18,7 @@ DEFAULT_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
 
 @dataclass(frozen=True, slots=True)
 class Smtp:
-    """One mail server; `url` is `smtps://`, `smtp+starttls://` or plain `smtp://`, with `user:password@` if needed."""
+    """One mail server and one sender (`a@b` or `Name <a@b>`); `url` is `smtps://`, `smtp+starttls://` or plain `smtp://`, with `user:password@` if needed."""
 
     url: str
     sender: str
@@ -32,8 +33,8 @@ class Smtp:
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
             raise SettingsError("VESTIBULE_SMTP_URL must look like smtps://user:password@host:465")
         try:
-            Address(addr_spec=settings.mail_from)
-        except (ValueError, IndexError):
+            Address(addr_spec=parseaddr(settings.mail_from)[1])
+        except (ValueError, IndexError, HeaderParseError):
             raise SettingsError("VESTIBULE_MAIL_FROM is not an e-mail address") from None
         return cls(str(settings.smtp_url), settings.mail_from, settings.mail_timeout.total_seconds())
 
@@ -67,11 +68,12 @@ class Smtp:
 
     def _message(self, mail: Mail) -> EmailMessage:
         message = EmailMessage(policy=SMTP)
-        message["From"] = Address("Vestibule", addr_spec=self.sender)
+        name, address = parseaddr(self.sender)
+        message["From"] = Address(name or "Vestibule", addr_spec=address)
         message["To"] = Address(addr_spec=mail.to)
         message["Subject"] = mail.subject
         message["Date"] = localtime()
-        message["Message-ID"] = make_msgid(domain=self.sender.partition("@")[2])
+        message["Message-ID"] = make_msgid(domain=address.partition("@")[2])
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(mail.text)
         message.add_alternative(mail.html, subtype="html")

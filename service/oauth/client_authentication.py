@@ -1,4 +1,7 @@
-"""How a confidential client proves itself: `client_secret_basic` or `client_secret_post`, one of them (RFC 6749 2.3)."""
+"""How a confidential client proves itself: `client_secret_basic` or `client_secret_post`, one of them.
+
+RFC 6749 section 2.3.
+"""
 
 import base64
 import binascii

@@ -6,12 +6,16 @@ from typing import Any
 import msgspec
 from litestar import Controller, HttpMethod, Request, Response, route
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 
 from service.clock import Clock
 from service.errors import Unavailable
+from service.problems import refusals
 from service.settings import Settings
 from service.tokens.keys import SigningKeys
 from service.tokens.principal import PUBLIC
+
+MEDIA_TYPE = "application/jwk-set+json"
 
 
 class Jwk(msgspec.Struct, frozen=True):
@@ -42,6 +46,11 @@ class DiscoveryController(Controller):
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         opt={PUBLIC: True},
         security=[{}],
+        responses={
+            200: ResponseSpec(JwkSet, media_type=MEDIA_TYPE, description="The keys.", generate_examples=False),
+            304: ResponseSpec(None, description="The keys have not changed."),
+            **refusals(body=False),
+        },
     )
     async def jwks(
         self,
@@ -63,4 +72,4 @@ class DiscoveryController(Controller):
         }
         if etag in request.headers.get("if-none-match", ""):
             return Response(b"", status_code=304, headers=headers)
-        return Response(body, media_type="application/jwk-set+json", headers=headers)
+        return Response(body, media_type=MEDIA_TYPE, headers=headers)

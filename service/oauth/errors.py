@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
 
 from service.errors import ServiceError
 
@@ -46,3 +48,18 @@ def as_oauth_http_error(request: Request[Any, Any, Any], error: HTTPException) -
     body = {"error": InvalidRequest.code, "error_description": InvalidRequest.title}
     headers = {**(error.headers or {}), **NO_STORE}
     return Response(body, status_code=error.status_code, headers=headers, media_type="application/json")
+
+
+class OAuthError(msgspec.Struct, frozen=True):
+    """RFC 6749 section 5.2."""
+
+    error: str
+    error_description: str
+
+
+def oauth_refusals(*errors: type[ServiceError]) -> dict[int, ResponseSpec]:
+    """The `responses` of an OAuth route."""
+    return {
+        error.status: ResponseSpec(OAuthError, description=f"`{error.code}`: {error.title}", generate_examples=False)
+        for error in errors
+    }

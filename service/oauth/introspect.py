@@ -1,16 +1,18 @@
 """`POST /introspect` (RFC 7662): says of a token what is true at this moment. Client first, token second."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 import structlog
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from service.device import Device
 from service.oauth.client_authentication import ClientAuthentication
 from service.oauth.errors import NO_STORE, InvalidRequest, UnauthorizedClient
-from service.oauth.form import read_form
+from service.oauth.form import MEDIA_TYPE, read_form
 from service.tokens.principal import PUBLIC
 from service.tokens.sessions import Sessions
 
@@ -36,6 +38,26 @@ class Introspection(msgspec.Struct, frozen=True):
     auth_time: int
     amr: tuple[str, ...]
     roles: tuple[str, ...]
+
+
+class Inactive(msgspec.Struct, frozen=True):
+    """Everything else."""
+
+    active: Literal[False]
+
+
+@dataclass
+class IntrospectOperation(Operation):
+    """Describes the form, which the handler reads by itself (Litestar would coerce and cache it)."""
+
+    def __post_init__(self) -> None:
+        text = Schema(type=OpenAPIType.STRING)
+        form = Schema(
+            type=OpenAPIType.OBJECT,
+            required=["token"],
+            properties={"token": text, "token_type_hint": text, "client_id": text, "client_secret": text},
+        )
+        self.request_body = RequestBody(content={MEDIA_TYPE: OpenAPIMediaType(schema=form)}, required=True)
 
 
 class IntrospectionController(Controller):

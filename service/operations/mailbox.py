@@ -9,7 +9,8 @@ from litestar.di import NamedDependency
 from service.mail.mailbox import Mailbox
 from service.tokens.principal import PUBLIC
 
-STYLE = """body{font-family:system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}
+STYLE = """body{font-family:system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}
+:root{color-scheme:light dark}
 article{border-top:1px solid;padding:.5rem 0}pre{white-space:pre-wrap}"""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",

@@ -17,26 +17,14 @@ def migrate(database_url: str) -> None:
 
     Opens its own event loop, so call it outside of one. Raises what the driver raises.
     """
-    config = _config()
-    config.attributes["database_url"] = driver_url(database_url)
-    command.upgrade(config, "head")
-
-
-@cache
-def expected_revision() -> str:
-    """The revision that this version's tables need."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise RuntimeError("there are no migrations")
-    return head
+    command.upgrade(alembic_config(database_url), "head")
 
 
 async def is_current(database: Database) -> bool:
-    """Whether the database knows this version's migrations. A newer schema counts: old pods serve beside new ones.
+    """Whether the database has every migration of this version. Raises `Unavailable`.
 
-    Raises `Unavailable`.
+    A revision that this version does not know counts as newer: old pods serve beside new ones during a rollout.
     """
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     try:
         async with database.begin() as transaction:
             revision = await transaction.scalar(text("SELECT version_num FROM alembic_version"))
@@ -44,10 +32,19 @@ async def is_current(database: Database) -> bool:
         if "UndefinedTable" in error.reason:
             return False
         raise
-    return revision is not None and (revision == expected_revision() or revision not in known)
+    head, known = _revisions()
+    return revision is not None and (revision == head or revision not in known)
 
 
-def _config() -> Config:
+def alembic_config(database_url: str = "") -> Config:
+    """What Alembic needs to work on a database; `env.py` reads the URL from its attributes."""
     config = Config()
     config.set_main_option("script_location", str(files("service.store") / "migrations"))
+    config.attributes["database_url"] = driver_url(database_url)
     return config
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())

@@ -114,7 +114,7 @@ class Clients:
     async def list(self) -> list[Client]:
         """Every client, by id."""
         async with self.database.begin() as transaction:
-            return await ClientRepository(session=transaction).list(order_by=[("id", False)])
+            return await ClientRepository(session=transaction).get_many(order_by=[("id", False)])
 
     async def reload(self) -> None:
         """Reads the registry anew. Raises `Unavailable`; what was known stays known."""
