@@ -1,5 +1,6 @@
 """What an operator does to accounts."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,9 +15,12 @@ from service.accounts.repository import AccountRepository
 from service.audit import Audit
 from service.clock import Clock
 from service.crypto.passwords import Passwords
+from service.errors import FieldError, InvalidInput
 from service.store.postgres import Database, new_id
 from service.tokens.journal import Journal
 from service.tokens.sessions import Sessions
+
+ROLE = re.compile(r"[a-z][a-z0-9:_-]{0,62}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,10 @@ class Administration:
 
         Raises `InvalidInput`, `NicknameTaken`, `EmailTaken`.
         """
-        address = canonical_email(email)
-        key = nickname_key(nickname)
+        address, key = canonical_email(email), nickname_key(nickname)
+        if not all(ROLE.fullmatch(role) for role in roles):
+            detail = "A role starts with a letter and holds a-z 0-9 : _ -"
+            raise InvalidInput(fields=[FieldError("role", "role_invalid", detail)])
         self.rules.ensure_acceptable(password, email=address, nickname=nickname)
         account = Account(
             id=new_id(),

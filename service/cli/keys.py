@@ -36,7 +36,7 @@ def rotate() -> None:
 @keys.command()
 @click.option("--number", default=1, show_default=True, type=click.IntRange(0, MAX_KEY_ID), help="One more each time.")
 def generate(number: int) -> None:
-    """Print a root key for VESTIBULE_KEYS. To rotate, see deploy/README.md: append, roll out, put in front, roll out."""
+    """Print a root key for VESTIBULE_KEYS. How to rotate is in deploy/README.md."""
     key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=").decode()
     click.echo(f"{number}:{key}")
 

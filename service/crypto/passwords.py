@@ -52,7 +52,7 @@ class Passwords:
             salt_len=RFC_9106_LOW_MEMORY.salt_len,
             type=Type.ID,
         )
-        slots = slots or os.cpu_count() or 1
+        slots = slots or _cores()
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="argon2")
         self._capacity = slots + queue
         self._busy = 0
@@ -107,3 +107,9 @@ class Passwords:
 
     def _peppered(self, password: str, key_id: int) -> bytes:
         return self._roots.mac(PEPPER, password.encode(), key_id)
+
+
+def _cores() -> int:
+    """The cores this process may run on, where the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

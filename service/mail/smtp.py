@@ -18,7 +18,10 @@ DEFAULT_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
 
 @dataclass(frozen=True, slots=True)
 class Smtp:
-    """One mail server and one sender (`a@b` or `Name <a@b>`); `url` is `smtps://`, `smtp+starttls://` or plain `smtp://`, with `user:password@` if needed."""
+    """One mail server and one sender, `a@b` or `Name <a@b>`.
+
+    `url` is `smtps://`, `smtp+starttls://` or plain `smtp://`, with `user:password@` if the server wants it.
+    """
 
     url: str
     sender: str
