@@ -86,6 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Passwords
     password_min_length: int = 15
     password_context_words: tuple[str, ...] = ()
+    breached_passwords_url: str = ""
+    """A range service such as `https://api.pwnedpasswords.com/range/`; leaks are not looked up when empty."""
+    breached_passwords_timeout: timedelta = timedelta(seconds=1)
     argon2_time_cost: int = 1
     argon2_memory_kib: int = 47104
     argon2_parallelism: int = 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from service.accounts.administration import Administration
+from service.accounts.breaches import BreachedPasswords
 from service.accounts.entrance import Entrance
 from service.accounts.password_rules import PasswordRules
 from service.accounts.pending import PendingSignUps
@@ -130,7 +131,9 @@ def build(
     transport = mail(store) if mail else Smtp.of(settings)
     cost = Cost(settings.argon2_time_cost, settings.argon2_memory_kib, settings.argon2_parallelism)
     passwords = Passwords(roots, cost, slots=settings.hash_slots, queue=settings.hash_queue)
-    rules = PasswordRules(settings.password_min_length, Blocklist.load(settings.password_context_words))
+    breaches = BreachedPasswords(settings.breached_passwords_url, settings.breached_passwords_timeout.total_seconds())
+    blocklist = Blocklist.load(settings.password_context_words)
+    rules = PasswordRules(settings.password_min_length, blocklist, breaches)
     limits = Limits(store, roots)
     audit = Audit(database, clock)
     mailer = Mailer(transport)

@@ -45,6 +45,7 @@ class Administration:
             detail = "A role starts with a letter and holds a-z 0-9 : _ -"
             raise InvalidInput(fields=[FieldError("role", "role_invalid", detail)])
         self.rules.ensure_acceptable(password, email=address, nickname=nickname)
+        await self.rules.ensure_not_leaked(password)
         account = Account(
             id=new_id(),
             email=address,

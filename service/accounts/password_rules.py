@@ -5,6 +5,7 @@ No composition rules, no trimming, no expiry. Length counts Unicode code points;
 
 from dataclasses import dataclass
 
+from service.accounts.breaches import BreachedPasswords
 from service.crypto.blocklist import Blocklist
 from service.errors import FieldError, InvalidInput
 
@@ -17,6 +18,7 @@ class PasswordRules:
 
     minimum: int
     blocklist: Blocklist
+    breaches: BreachedPasswords
 
     def ensure_acceptable(self, password: str, *, email: str, nickname: str, field: str = "password") -> None:
         """Raises `InvalidInput` that says why and what would do."""
@@ -28,6 +30,12 @@ class PasswordRules:
         if self.blocklist.refuses(password, own=(local, domain, domain.partition(".")[0], nickname)):
             detail = "This password is among those that are tried first. A few unrelated words make a better one."
             raise _refused(field, "password_blocklisted", detail)
+
+    async def ensure_not_leaked(self, password: str, field: str = "password") -> None:
+        """Raises `InvalidInput` for a password that leaked elsewhere."""
+        if await self.breaches.contain(password):
+            detail = "This password has leaked from another service. Choose one that you use nowhere else."
+            raise _refused(field, "password_leaked", detail)
 
 
 def ensure_hashable(password: str, field: str = "password") -> None:

@@ -69,6 +69,7 @@ class Registration:
         """
         address, key = self._checked(email, password, nickname)
         await self.limits.take("register", self.settings.limit_register_network, device.network)
+        await self.rules.ensure_not_leaked(password)
         known = await self._look_up(address, key)
         password_hash = await self.passwords.hash(password)
         held = await self.pending.hold(address, nickname, password_hash, address_known=known)

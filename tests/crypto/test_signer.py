@@ -480,22 +480,21 @@ def test_a_payload_that_is_no_plain_json_object_is_refused(payload: bytes) -> No
 
 
 @pytest.mark.standard("AT-01")
-@pytest.mark.parametrize("position", range(len(GOOD)))
-def test_no_single_character_can_be_another(position: int) -> None:
+def test_no_single_character_can_be_another() -> None:
     """Neither in the header, the payload or the signature, nor in the bits that base64 leaves over."""
-    for other in {ALPHABET[(ALPHABET.find(GOOD[position]) + step) % 64] for step in (1, 2, 7, 16, 32)}:
-        if other != GOOD[position]:
-            assert verified(GOOD[:position] + other + GOOD[position + 1 :]) is None, other
+    for position, character in enumerate(GOOD):
+        for step in (1, 2, 7, 16, 32):
+            other = ALPHABET[(ALPHABET.find(character) + step) % 64]
+            assert verified(GOOD[:position] + other + GOOD[position + 1 :]) is None, (position, other)
 
 
 @pytest.mark.standard("AT-01")
-@pytest.mark.parametrize("bit", range(512))
-def test_no_bit_of_the_signature_can_be_another(bit: int) -> None:
+def test_no_bit_of_the_signature_can_be_another() -> None:
     message, _, tail = GOOD.rpartition(".")
-    raw = bytearray(base64.urlsafe_b64decode(tail + "=="))
-    raw[bit // 8] ^= 1 << bit % 8
-
-    assert verified(f"{message}.{encoded(bytes(raw))}") is None
+    for bit in range(512):
+        raw = bytearray(base64.urlsafe_b64decode(tail + "=="))
+        raw[bit // 8] ^= 1 << bit % 8
+        assert verified(f"{message}.{encoded(bytes(raw))}") is None, bit
 
 
 @pytest.mark.standard("AT-01")
