@@ -26,7 +26,7 @@ from service.oauth.discovery import DiscoveryController
 from service.oauth.errors import as_oauth_error, as_oauth_http_error
 from service.oauth.introspect import IntrospectionController
 from service.operations.controller import ProbeController
-from service.operations.docs import DocsController
+from service.operations.docs import DocsController, DocsRouter
 from service.operations.mailbox import MailboxController
 from service.problems import Crashed, as_http_problem, as_problem
 from service.tokens.principal import provide_principal
@@ -41,7 +41,7 @@ INJECTED = (
     "clock",
     "signing_keys",
     "sessions",
-    "registration",
+    "registrations",
     "profile",
     "login",
     "client_authentication",
@@ -68,7 +68,6 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         MeController,
         DiscoveryController,
         ProbeController,
-        DocsController,
     ]
     app = Litestar.from_config(
         AppConfig(
@@ -145,7 +144,7 @@ def _openapi(services: Services) -> OpenAPIConfig:
         version=__version__,
         description="Signs people up and in, hands out revocable tokens, and answers for them to other services.",
         use_handler_docstrings=True,
-        render_plugins=[],
+        openapi_router=DocsRouter("/", route_handlers=[DocsController]),
         security=[{"bearer": []}],
         components=Components(
             security_schemes={

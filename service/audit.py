@@ -28,6 +28,7 @@ MOST_WAITING = 20_000
 PAUSE = 0.2
 PAUSE_AFTER_FAILURE = 2.0
 CLOSING_TIME = 2.0
+LONGEST_TEXT = 128
 
 
 class AuditEvent(Table):
@@ -77,7 +78,7 @@ class Audit:
             "event": event,
             "outcome": outcome,
             "account_id": account,
-            "client_id": client,
+            "client_id": _storable(client),
             "session_id": session,
             "address": context.get("address"),
             "user_agent": context.get("user_agent"),
@@ -104,9 +105,13 @@ class Audit:
             try:
                 async with self.database.begin() as transaction:
                     await transaction.execute(insert(AuditEvent), batch)
-            except BaseException:
+            except (Unavailable, asyncio.CancelledError):
                 self._waiting.extendleft(reversed(batch))
                 raise
+            except Exception:
+                # Not an outage: these rows would fail for ever and hold up all that come after them.
+                self.lost += len(batch)
+                log.exception("audit events were dropped", count=len(batch))
 
     def start(self) -> None:
         """Begins to write in the background."""
@@ -130,6 +135,8 @@ class Audit:
             except Unavailable as error:
                 log.warning("audit events wait for the database", waiting=len(self._waiting), reason=error.reason)
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
-            except Exception:
-                log.exception("audit events could not be written", waiting=len(self._waiting))
-                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+
+
+def _storable(text: str | None) -> str | None:
+    """What a stranger sent, without what PostgreSQL or a terminal cannot take, and not without end."""
+    return None if text is None else "".join(c for c in text[:LONGEST_TEXT] if c.isprintable())

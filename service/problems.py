@@ -125,7 +125,7 @@ def as_http_problem(request: Request[Any, Any, Any], error: HTTPException) -> Re
     """What the framework refused, in our words: its own would repeat the query string."""
     response = as_problem(request, translated(error))
     if isinstance(error, MethodNotAllowedException):
-        response.headers["Allow"] = (error.headers or {}).get("Allow", "")
+        response.headers["Allow"] = (error.headers or {}).get("allow", "")
     return response
 
 

@@ -46,7 +46,10 @@ log = structlog.get_logger("vestibule.wiring")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What handlers and commands ask for, by name: a field here is a dependency of that name there."""
+    """What handlers and commands ask for, by name: a field here is a dependency of that name there.
+
+    No name may be that of a field in a request: Litestar would blame itself for what is wrong with the field.
+    """
 
     settings: Settings
     clock: Clock
@@ -59,7 +62,7 @@ class Services:
     signing_keys: SigningKeys
     sessions: Sessions
     bearer: BearerAuthentication
-    registration: Registration
+    registrations: Registration
     administration: Administration
     profile: Profile
     login: Login
@@ -163,7 +166,7 @@ def build(
         signing_keys=signing_keys,
         sessions=sessions,
         bearer=BearerAuthentication(sessions),
-        registration=registration,
+        registrations=registration,
         administration=Administration(database, passwords, rules, sessions, journal, audit, clock),
         profile=Profile(database),
         login=login,

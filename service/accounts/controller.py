@@ -94,11 +94,11 @@ class SignUpController(Controller):
     async def register(
         self,
         data: JSONBody[SignUp],
-        registration: NamedDependency[Registration],
+        registrations: NamedDependency[Registration],
         device: NamedDependency[Device],
     ) -> Response[SignUpKept]:
         """Begins a sign-up and mails a six-digit code. The answer does not tell whether the address is known."""
-        kept = await registration.register(data.email, data.password, data.nickname, device)
+        kept = await registrations.register(data.email, data.password, data.nickname, device)
         answer = SignUpKept(kept.handle, int(kept.life.total_seconds()))
         return Response(answer, status_code=202, headers=NO_STORE)
 
@@ -112,25 +112,25 @@ class SignUpController(Controller):
         self,
         request: Request[Any, Any, Any],
         data: JSONBody[Proof],
-        registration: NamedDependency[Registration],
+        registrations: NamedDependency[Registration],
         device: NamedDependency[Device],
         settings: NamedDependency[Settings],
     ) -> Response[TokenAnswer]:
         """Proves the address: the account exists from now on, and is signed in."""
         if data.transport == "cookie":
             ensure_same_site(request, settings)
-        grant = await registration.verify(data.registration, data.code, data.client_id, device, data.nickname)
+        grant = await registrations.verify(data.registration, data.code, data.client_id, device, data.nickname)
         return token_answer(grant, data.transport)
 
     @post("/verify/resend", status_code=202, operation_id="resendCode", responses=refusals())
     async def resend(
         self,
         data: JSONBody[Resend],
-        registration: NamedDependency[Registration],
+        registrations: NamedDependency[Registration],
         device: NamedDependency[Device],
     ) -> Response[None]:
         """Mails a new code. Tries that were spent stay spent."""
-        await registration.resend(data.registration, device)
+        await registrations.resend(data.registration, device)
         return Response(None, status_code=202, headers=NO_STORE)
 
 

@@ -18,6 +18,7 @@ from service.settings import SettingsError
 
 KEY_BYTES = 32
 MAX_KEY_ID = 255
+ASCII_END = 128
 
 
 class RootKeys:
@@ -77,6 +78,7 @@ def _read_key(encoded: str) -> bytes:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise SettingsError("VESTIBULE_KEYS: a key is not base64url") from None
-    if len(key) != KEY_BYTES or len(set(key)) < KEY_BYTES // 4:
+    looks_typed = all(chr(byte).isprintable() and byte < ASCII_END for byte in key)
+    if len(key) != KEY_BYTES or len(set(key)) < KEY_BYTES // 4 or looks_typed:
         raise SettingsError("VESTIBULE_KEYS: a key must be 32 random bytes, run `vestibule keys generate`")
     return key

@@ -83,8 +83,9 @@ class Signer:
     def _authentic_payload(self, token: str, keyring: Keyring, now: datetime) -> bytes | None:
         if len(token) > MAX_TOKEN_LENGTH or not COMPACT.fullmatch(token):
             return None
-        header = _read_header(token.partition(".")[0])
-        if header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
+        parts = [from_base64url(part) for part in token.split(".")]
+        header = _read_header(parts[0])
+        if None in parts or header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
             return None
         key = keyring.find(header.kid, now)
         if key is None:
@@ -106,11 +107,8 @@ class Signer:
         )
 
 
-def _read_header(encoded: str) -> Header | None:
-    raw = from_base64url(encoded)
-    if raw is None:
-        return None
+def _read_header(raw: bytes | None) -> Header | None:
     try:
-        return msgspec.json.decode(raw, type=Header)
-    except msgspec.DecodeError:
+        return msgspec.convert(strict_json.loads(raw or b""), Header)
+    except (ValueError, msgspec.ValidationError):
         return None

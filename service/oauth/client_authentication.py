@@ -4,7 +4,6 @@ RFC 6749 section 2.3.
 """
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
@@ -67,8 +66,8 @@ def _basic(header: str) -> tuple[str, str]:
         decoded = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
         client_id, colon, secret = decoded.partition(":")
         pair = unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise InvalidClient("unreadable credentials") from None
-    if not colon:
-        raise InvalidClient("no colon")
+    if not colon or "\x00" in "".join(pair):
+        raise InvalidClient("no colon, or a NUL character")
     return pair

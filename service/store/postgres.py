@@ -11,7 +11,7 @@ from advanced_alchemy.exceptions import IntegrityError as RepositoryIntegrityErr
 from advanced_alchemy.exceptions import NotFoundError, RepositoryError
 from advanced_alchemy.types import DateTimeUTC
 from sqlalchemy import MetaData, text
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -27,6 +27,8 @@ from service.settings import Settings
 Transaction = AsyncSession
 
 UNIQUE_VIOLATION = "23505"
+DATA_EXCEPTION = "22"
+"""The class of errors that a value causes: trying again does not help."""
 STATEMENT_TIMEOUT_FACTOR = 2
 NAMES = {
     "ix": "%(table_name)s_%(column_0_N_name)s_index",
@@ -88,13 +90,17 @@ class Database:
         """One transaction: commits at the end, rolls back on an exception.
 
         Never hold one across a password hash, Redis or mail. Raises `Unavailable` when PostgreSQL is away, slow or
-        out of connections; violated constraints pass through for the use case to name.
+        out of connections; violated constraints pass through for the use case to name, impossible values as crashes.
         """
         try:
             async with self._sessions.begin() as transaction:
                 yield transaction
         except (IntegrityError, RepositoryIntegrityError, NotFoundError):
             raise
+        except DBAPIError as error:
+            if str(getattr(error.orig, "sqlstate", None) or "").startswith(DATA_EXCEPTION):
+                raise
+            raise Unavailable(f"postgres: {_first_cause(error)}") from error
         except (SQLAlchemyError, RepositoryError, OSError, TimeoutError) as error:
             raise Unavailable(f"postgres: {_first_cause(error)}") from error
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from litestar import Request
+from litestar import HttpMethod, Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
@@ -33,7 +33,7 @@ class BearerAuthentication:
 
     async def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Puts the principal into the connection. Raises `Unauthenticated`, `InvalidToken`, `AmbiguousCredentials`."""
-        if handler.opt.get(PUBLIC):
+        if handler.opt.get(PUBLIC) or HttpMethod.OPTIONS in getattr(handler, "http_methods", ()):
             return
         token = _bearer_token(connection.headers.getall("authorization", []))
         claims = self.sessions.access_tokens.inspect(token)

@@ -138,7 +138,12 @@ class Sessions:
         """The account's roles of this moment when the token's session lives, else None. One round trip."""
         session = from_base64url(claims.sid)
         account = _account(claims.sub)
-        if session is None or account is None or self.clients.enabled(claims.client_id) is None:
+        if (
+            session is None
+            or len(session) != ID_BYTES
+            or account is None
+            or self.clients.enabled(claims.client_id) is None
+        ):
             return None
         answer = await self.store.run("inspect", _key(account), session, generation_of(claims))
         _same(answer[1], session)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.crypto.keyring import Keyring, SigningKey, thumbprint
@@ -137,7 +137,9 @@ def test_a_key_without_a_moment_never_signs_and_is_always_shown() -> None:
 
 @pytest.mark.standard("KY-31")
 def test_a_key_is_found_exactly_as_long_as_it_is_shown() -> None:
-    ring = Keyring.of([key(0, NOW - timedelta(hours=2)), key(1, NOW), key(2, NOW + timedelta(hours=2)), key(3, None)], LINGER)
+    ring = Keyring.of(
+        [key(0, NOW - timedelta(hours=2)), key(1, NOW), key(2, NOW + timedelta(hours=2)), key(3, None)], LINGER
+    )
 
     for minutes in range(-180, 300, 7):
         at = NOW + timedelta(minutes=minutes)
@@ -189,6 +191,7 @@ def as_seen(history: list[tuple[datetime, list[SigningKey]]], read_at: datetime)
 
 
 @pytest.mark.standard("KY-26")
+@settings(deadline=None)
 @given(
     pauses=st.lists(st.integers(0, 4000), min_size=1, max_size=7),
     issued_after=st.integers(0, 9000),
@@ -198,6 +201,7 @@ def as_seen(history: list[tuple[datetime, list[SigningKey]]], read_at: datetime)
     lag_of_publisher=st.integers(0, 5),
 )
 def test_no_token_is_ever_unknown_to_a_verifier_whose_keys_are_no_older_than_their_max_age(
+    *,
     pauses: list[int],
     issued_after: int,
     token_age: int,
@@ -220,6 +224,7 @@ def test_no_token_is_ever_unknown_to_a_verifier_whose_keys_are_no_older_than_the
 
 
 @pytest.mark.standard("KY-26")
+@settings(deadline=None)
 @given(pauses=st.lists(st.integers(0, 4000), min_size=1, max_size=7), after=st.integers(0, 20_000))
 def test_exactly_one_key_signs_at_any_moment_and_all_workers_agree_on_it(pauses: list[int], after: int) -> None:
     history = rotated(pauses)

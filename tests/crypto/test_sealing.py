@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.crypto.roots import RootKeys
@@ -17,6 +17,7 @@ ROW = "signing_keys/one"
 
 
 @pytest.mark.standard("KY-11")
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_what_was_sealed_opens_in_its_place(plaintext: bytes, row: str) -> None:
     assert unseal(ROOTS, seal(ROOTS, plaintext, row), row) == plaintext
@@ -57,6 +58,7 @@ def test_no_shortened_or_lengthened_blob_opens() -> None:
 
 
 @pytest.mark.standard("KY-09")
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_no_bytes_whatsoever_open(blob: bytes) -> None:
     with pytest.raises(UnsealError):
@@ -64,7 +66,9 @@ def test_no_bytes_whatsoever_open(blob: bytes) -> None:
 
 
 @pytest.mark.standard("KY-12")
-@pytest.mark.parametrize("row", ["signing_keys/two", "signing_keys/", "", "accounts/one", "signing_keys/one ", "Signing_keys/one"])
+@pytest.mark.parametrize(
+    "row", ["signing_keys/two", "signing_keys/", "", "accounts/one", "signing_keys/one ", "Signing_keys/one"]
+)
 def test_a_blob_put_into_another_row_does_not_open(row: str) -> None:
     with pytest.raises(UnsealError):
         unseal(ROOTS, seal(ROOTS, SECRET, ROW), row)

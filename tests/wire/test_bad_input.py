@@ -1,4 +1,4 @@
-"""What a request may look like, tried on every endpoint that takes a body: refused in the right words, never a crash."""
+"""What a request may look like, tried on every endpoint that takes a body: the right refusal, never a crash."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -128,7 +128,9 @@ async def test_a_body_that_does_not_say_it_is_json_is_refused(
 
 
 @pytest.mark.parametrize("path", ["/auth/refresh", "/auth/verify"])
-@pytest.mark.parametrize("content_type", ["Application/JSON", "application/json;charset=UTF-8", "application/json ; q=1"])
+@pytest.mark.parametrize(
+    "content_type", ["Application/JSON", "application/json;charset=UTF-8", "application/json ; q=1"]
+)
 async def test_the_content_type_is_read_without_regard_to_case_and_parameters(
     http: httpx.AsyncClient, path: str, content_type: str
 ) -> None:
@@ -154,7 +156,7 @@ def _text(path: str) -> bytes:
     return json.dumps(next(iter(BODIES[path]))).encode()
 
 
-MALFORMED = {
+MALFORMED: dict[str, Callable[[str], bytes]] = {
     "white space": lambda path: b" \r\n\t ",
     "not JSON": lambda path: b"refresh_token=vrt_nothing",
     "cut off": lambda path: json.dumps(BODIES[path]).encode()[:-2],
@@ -302,10 +304,10 @@ async def test_a_sign_in_names_exactly_one_of_address_and_nickname(
 
 @pytest.mark.standard("LG-03", "LO-11")
 @pytest.mark.parametrize("path", FRONT_END)
-@pytest.mark.parametrize("text", ["", " ", "\r\nBcc: x@example.com", "\x1b[31m", "𝕏" * 20, "' OR 1=1--", "../../x", "\uffff"])
-async def test_no_odd_text_in_any_field_is_more_than_a_refusal(
-    http: httpx.AsyncClient, path: str, text: str
-) -> None:
+@pytest.mark.parametrize(
+    "text", ["", " ", "\r\nBcc: x@example.com", "\x1b[31m", "\U0001d54f" * 20, "' OR 1=1--", "../../x", "\uffff"]
+)
+async def test_no_odd_text_in_any_field_is_more_than_a_refusal(http: httpx.AsyncClient, path: str, text: str) -> None:
     for field in BODIES[path]:
         if field != "password":
             answer = await http.post(path, json={**BODIES[path], field: text})
@@ -446,7 +448,10 @@ async def test_a_form_that_is_repeated_unreadable_or_without_token_is_an_invalid
         (None, b"token=a"),
         ("", b"token=a"),
         ("text/plain", b"token=a"),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="token"\r\n\r\na\r\n--x--\r\n'),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="token"\r\n\r\na\r\n--x--\r\n',
+        ),
         ("application/x-www-form-urlencoded-not", b"token=a"),
     ],
 )
@@ -538,7 +543,8 @@ async def test_options_neither_needs_a_token_nor_does_anything(http: httpx.Async
 
 @pytest.mark.standard("CK-10")
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "https://app.test.evil.example", "https://evilapp.test", "http://app.test"]
+    "origin",
+    ["https://evil.example", "null", "https://app.test.evil.example", "https://evilapp.test", "http://app.test"],
 )
 @pytest.mark.parametrize("path", ["/auth/login", "/introspect", "/me", "/livez", "/nothing"])
 async def test_no_foreign_origin_may_read_an_answer(http: httpx.AsyncClient, path: str, origin: str) -> None:
@@ -659,7 +665,20 @@ async def test_an_odd_path_is_never_a_crash(app: Litestar, path: bytes, method: 
 # Headers
 
 
-ODD = [b"\xff\xfe", b"\x80", b"=", b";", b",", b'"', b"a" * 20_000, b"\xed\xa0\x80", b"", b" ", b"a=b;a=b;=;;", b"%00%ff"]
+ODD = [
+    b"\xff\xfe",
+    b"\x80",
+    b"=",
+    b";",
+    b",",
+    b'"',
+    b"a" * 20_000,
+    b"\xed\xa0\x80",
+    b"",
+    b" ",
+    b"a=b;a=b;=;;",
+    b"%00%ff",
+]
 ODD_NAMES = [
     b"accept",
     b"authorization",
@@ -919,9 +938,7 @@ async def test_a_path_that_is_no_text_does_not_stop_the_server(server: int, path
 @pytest.mark.parametrize(
     ("path", "content_type"), [(b"/auth/login", b"application/json"), (b"/introspect", FORM.encode())]
 )
-async def test_a_chunked_body_over_64_kib_is_refused_on_the_wire(
-    server: int, path: bytes, content_type: bytes
-) -> None:
+async def test_a_chunked_body_over_64_kib_is_refused_on_the_wire(server: int, path: bytes, content_type: bytes) -> None:
     head = b"POST " + path + b" HTTP/1.1\r\nHost: auth.test\r\nTransfer-Encoding: chunked\r\nContent-Type: "
     chunk = b"4000\r\n" + b"a" * 0x4000 + b"\r\n"
     heard = await exchange(server, head + content_type + b"\r\n\r\n", *[chunk] * 5, b"0\r\n\r\n")
