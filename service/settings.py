@@ -134,7 +134,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shutdown_grace: timedelta = timedelta(seconds=20)
 
     def __post_init__(self) -> None:
-        problems = [*_weak_origin(self.issuer), *_weak_passwords(self), *_weak_lifetimes(self)]
+        problems = [
+            *_weak_origin(self.issuer),
+            *_odd_origins(self.allowed_origins),
+            *_weak_passwords(self),
+            *_weak_lifetimes(self),
+        ]
+            *_weak_origin(self.issuer),
+            *_odd_origins(self.allowed_origins),
+            *_weak_passwords(self),
+            *_weak_lifetimes(self),
+        ]
         if problems:
             raise ValueError(problems[0])
 
@@ -204,6 +214,14 @@ def _weak_origin(issuer: str) -> list[str]:
         return ["VESTIBULE_ISSUER must not end with a slash"]
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         return ["VESTIBULE_ISSUER must be https (http is for loopback only)"]
+    return []
+
+
+def _odd_origins(origins: tuple[str, ...]) -> list[str]:
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in {"http", "https"} or "*" in origin or f"{parts.scheme}://{parts.netloc}" != origin:
+            return [f"VESTIBULE_ALLOWED_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}"]
     return []
 
 

@@ -7,12 +7,15 @@ import msgspec
 import structlog
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from service.device import Device
+from service.errors import TooManyRequests, Unavailable
 from service.oauth.client_authentication import ClientAuthentication
-from service.oauth.errors import NO_STORE, InvalidRequest, UnauthorizedClient
+from service.oauth.errors import NO_STORE, InvalidClient, InvalidRequest, UnauthorizedClient, oauth_refusals
 from service.oauth.form import MEDIA_TYPE, read_form
+from service.problems import BodyTooLarge
 from service.tokens.principal import PUBLIC
 from service.tokens.sessions import Sessions
 
@@ -69,8 +72,17 @@ class IntrospectionController(Controller):
         "/introspect",
         status_code=200,
         operation_id="introspect",
+        operation_class=IntrospectOperation,
         opt={PUBLIC: True},
         security=[{"client": []}],
+        responses={
+            200: ResponseSpec(
+                Introspection | Inactive, description="What is true of the token.", generate_examples=False
+            ),
+            **oauth_refusals(
+                InvalidRequest, InvalidClient, UnauthorizedClient, BodyTooLarge, TooManyRequests, Unavailable
+            ),
+        },
     )
     async def introspect(
         self,

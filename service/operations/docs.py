@@ -35,7 +35,8 @@ PAGE = """<!doctype html>
 </html>
 """
 START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null});\n'
-YEAR = "public, max-age=86400"
+DAY = "public, max-age=86400"
+PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin"}
 
 
 class DocsController(Controller):
@@ -47,7 +48,7 @@ class DocsController(Controller):
     @get("/docs", media_type=MediaType.HTML)
     async def page(self) -> Response[str]:
         """The page."""
-        return Response(PAGE, media_type=MediaType.HTML, headers={"Content-Security-Policy": POLICY})
+        return Response(PAGE, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
     @get("/docs/start.js")
     async def start(self) -> Response[str]:
@@ -60,7 +61,7 @@ class DocsController(Controller):
         if name not in ASSETS:
             raise NotFoundException
         content = (files("swagger_ui") / "static" / name).read_bytes()
-        return Response(content, media_type=ASSETS[name], headers={"Cache-Control": YEAR})
+        return Response(content, media_type=ASSETS[name], headers={"Cache-Control": DAY})
 
     @get("/openapi.json")
     async def description(self, request: Request[Any, Any, Any]) -> Response[bytes]:
