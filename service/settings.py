@@ -140,11 +140,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             *_weak_passwords(self),
             *_weak_lifetimes(self),
         ]
-            *_weak_origin(self.issuer),
-            *_odd_origins(self.allowed_origins),
-            *_weak_passwords(self),
-            *_weak_lifetimes(self),
-        ]
         if problems:
             raise ValueError(problems[0])
 
