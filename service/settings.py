@@ -118,7 +118,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limit_login_account_network: Rate = Rate(10, 900)
     limit_register_network: Rate = Rate(30, 3600)
     limit_verify_network: Rate = Rate(60, 600)
-    limit_code_address: Rate = Rate(20, 86400)
+    limit_code_address_network: Rate = Rate(20, 86400)
+    limit_code_address: Rate = Rate(100, 86400)
     limit_mail_address: Rate = Rate(5, 3600)
     limit_client_secret: Rate = Rate(20, 600)
 

@@ -32,6 +32,7 @@ class Entrance:
         opened = await self.sessions.open(account.id, client, amr, tuple(account.roles))
         try:
             await self._write_down(account.id, client, amr, device, opened)
+            await self._follow_up(account.id, opened)
         except ServiceError:
             await self.sessions.discard(account.id, opened.session)
             raise
@@ -62,8 +63,14 @@ class Entrance:
                     ended_reason=None,
                 )
             )
+
+    async def _follow_up(self, account: UUID, opened: Opened) -> None:
+        """Brings into the journal what Redis decided meanwhile: whom this session displaced, who displaced this one."""
         for evicted in opened.evicted:
             await self.journal.ended(evicted, "evicted")
+        reason = await self.sessions.reason_of_end(account, opened.session)
+        if reason is not None:
+            await self.journal.ended(opened.session, reason)
 
     def _record(self, account: UUID, client: str, amr: tuple[str, ...], opened: Opened) -> None:
         session = str(UUID(bytes=opened.session))

@@ -16,6 +16,8 @@ from service.errors import FieldError, InvalidInput
 EMAIL_LIMIT = 254
 NICKNAME_MIN, NICKNAME_MAX = 2, 32
 NICKNAME_PUNCTUATION = "_.-"
+INVISIBLE_LETTERS = "\u115f\u1160"
+"""Hangul fillers: letters to Unicode, nothing to the eye. NFKC turns all others of their kind into these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def nickname_key(text: str, field: str = "nickname") -> str:
     if not NICKNAME_MIN <= len(text) <= NICKNAME_MAX:
         raise InvalidInput(fields=[FieldError(field, "nickname_length", "A nickname has 2 to 32 characters.")])
     well_formed = all(c.isalnum() or c in NICKNAME_PUNCTUATION for c in text) and text[0].isalnum()
-    if not well_formed or unicodedata.normalize("NFKC", text) != text:
+    if not well_formed or any(c in INVISIBLE_LETTERS for c in text) or unicodedata.normalize("NFKC", text) != text:
         detail = "A nickname starts with a letter or digit and holds letters, digits and _ . - in their plain forms."
         raise InvalidInput(fields=[FieldError(field, "nickname_invalid", detail)])
     return unicodedata.normalize("NFKC", text.casefold())

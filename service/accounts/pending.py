@@ -29,7 +29,8 @@ Outcome = Literal["right", "wrong", "burnt", "unknown"]
 class PendingSignUp:
     """Somebody who chose a password and a nickname, and says to own an address.
 
-    `address_known`: an account with the address exists; no code can ever prove this one.
+    `address_known`: an account with the address exists; no code can ever prove this one. `tries` is how many were
+    spent on its code when it was read.
     """
 
     id: str
@@ -37,6 +38,7 @@ class PendingSignUp:
     nickname: str
     password_hash: str
     address_known: bool
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class PendingSignUps:
             nickname=fields["nickname"].decode(),
             password_hash=fields["hash"].decode(),
             address_known=fields["known"] == b"1",
+            tries=int(fields["tries"]),
         )
 
     def _mac(self, pending_id: str) -> bytes:

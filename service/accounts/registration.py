@@ -99,10 +99,10 @@ class Registration:
         if held is None:
             self.audit.record("account.verify", "unknown_registration", client=client.id)
             raise InvalidOrExpiredCode("unknown registration")
-        await self._redeem(held, code)
+        await self._redeem(held, code, device)
         account = await self._create(held, nickname)
         await self.pending.forget(held)
-        await self.limits.forgive("code", held.email)
+        await self._forgive_tries(held, device)
         self.audit.record("account.verify", account=account.id, client=client.id)
         return await self.entrance.admit(account, client.id, PROVED_BY_MAIL, device)
 
@@ -136,21 +136,36 @@ class Registration:
                 raise NicknameTaken
         return known is not None
 
-    async def _redeem(self, held: PendingSignUp, code: str) -> None:
-        # Counted per address too: a new sign-up brings five new tries, but never a new address.
-        await self.limits.take("code", self.settings.limit_code_address, held.email)
+    async def _redeem(self, held: PendingSignUp, code: str, device: Device) -> None:
+        """Counts the try for the sign-up and for the address: a new sign-up brings new tries, not a new address.
+
+        A network has a budget of its own within that of the address, so that a stranger's guesses do not spend what
+        the owner of the mailbox needs; and guesses at a sign-up that is burnt spend nothing.
+        """
+        if held.tries < self.settings.code_tries:
+            rate = self.settings.limit_code_address_network
+            await self.limits.take("code-address-network", rate, held.email, device.network)
+            await self.limits.take("code-address", self.settings.limit_code_address, held.email)
         outcome = await self.pending.redeem(held, code)
         if outcome != "right":
             self.audit.record("account.verify", f"code_{outcome}")
             raise InvalidOrExpiredCode(outcome)
 
+    async def _forgive_tries(self, held: PendingSignUp, device: Device) -> None:
+        await self.limits.forgive("code-address-network", held.email, device.network)
+        await self.limits.forgive("code-address", held.email)
+
     async def _create(self, held: PendingSignUp, nickname: str | None) -> Account:
         chosen = nickname if nickname is not None else held.nickname
+        key = nickname_key(chosen)
+        if nickname is not None and await self.passwords.verify(held.password_hash, nickname):
+            detail = "The nickname is public, and the password you chose. Take another one."
+            raise InvalidInput(fields=[FieldError("nickname", "nickname_is_password", detail)])
         account = Account(
             id=new_id(),
             email=held.email,
             nickname=chosen,
-            nickname_key=nickname_key(chosen),
+            nickname_key=key,
             password_hash=held.password_hash,
             roles=[],
             created_at=self.clock(),

@@ -1,7 +1,7 @@
 """Sign-in with a password, staying signed in, signing out."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -61,14 +61,17 @@ class Login:
         name = login_name(email, nickname)
         await self._count_attempt(name, device)
         account, held = await asyncio.gather(self._account(name), self._pending(name))
-        stored = account.password_hash if account else held.password_hash if held else None
-        if not await self.passwords.verify(stored, password):
-            self.audit.record("login", "refused", account=account.id if account else None, client=client.id)
-            raise InvalidCredentials("unknown name or wrong password")
-        await self._forgive_attempts(name, device)
-        if account is None:
-            raise await self._not_verified(held)
-        return await self._enter(account, password, client.id, device)
+        is_owner = await self.passwords.verify(account.password_hash if account else None, password)
+        # A stranger may have signed up with somebody's address and a password of their own. Being right about that
+        # one must look the same whether or not the address has an account, so it is looked at in either case.
+        has_signed_up = held is not None and await self.passwords.verify(held.password_hash, password)
+        if account is not None and is_owner:
+            await self._forgive_attempts(name, device)
+            return await self._enter(account, password, client.id, device)
+        if held is not None and has_signed_up:
+            raise await self._not_verified(replace(held, address_known=account is not None), client.id)
+        self.audit.record("login", "refused", account=account.id if account else None, client=client.id)
+        raise InvalidCredentials("unknown name or wrong password")
 
     async def refresh(self, token: str, client_id: str) -> Grant:
         """The next pair of tokens. Raises `SessionExpired`."""
@@ -100,11 +103,9 @@ class Login:
     async def _pending(self, name: Name) -> PendingSignUp | None:
         return await self.pending.latest_of(name.key)
 
-    async def _not_verified(self, held: PendingSignUp | None) -> Exception:
-        if held is None or held.address_known:
-            return InvalidCredentials("a sign-up for an address that has an account")
+    async def _not_verified(self, held: PendingSignUp, client: str) -> EmailNotVerified:
         await self.registration.mail_code(held)
-        self.audit.record("login", "email_not_verified")
+        self.audit.record("login", "email_not_verified", client=client)
         return EmailNotVerified(members={"registration": self.pending.handle(held)})
 
     async def _enter(self, account: Account, password: str, client: str, device: Device) -> Grant:

@@ -14,7 +14,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from service.errors import Unavailable
 from service.settings import Settings
@@ -52,11 +52,14 @@ class RedisStore:
 
     async def run(self, script: str, key: str, *arguments: Value) -> Any:
         """Runs `lua/<script>.lua` on one key: by its digest, by its text where the server does not know it (yet)."""
+        prepared = self._scripts.get(script)
+        if prepared is None:
+            prepared = self._scripts[script] = self._client.register_script(self._read(script))
         with outage_is_unavailable():
-            prepared = self._scripts.get(script)
-            if prepared is None:
-                prepared = self._scripts[script] = self._client.register_script(self._read(script))
-            return await prepared(keys=[PREFIX + key], args=list(arguments))
+            try:
+                return await _awaited(self._client.evalsha(prepared.sha, 1, PREFIX + key, *arguments))
+            except NoScriptError:
+                return await _awaited(self._client.eval(_text(prepared), 1, PREFIX + key, *arguments))
 
     async def get(self, key: str) -> bytes | None:
         """The value of a plain key."""
@@ -133,3 +136,7 @@ def outage_is_unavailable() -> Iterator[None]:
 
 async def _awaited(answer: Awaitable[Any] | Any) -> Any:
     return await answer
+
+
+def _text(script: AsyncScript) -> str:
+    return script.script if isinstance(script.script, str) else bytes(script.script).decode()

@@ -61,7 +61,8 @@ class SigningKeys:
         async with self.database.begin() as transaction:
             await _lock(transaction)
             keyring = self._assembled(await _all(transaction))
-            if keyring.current(now) is None:
+            # Scheduled counts, although it may lie ahead of this clock: clocks differ, and locks are waited for.
+            if all(key.activates_at is None for key in keyring.keys):
                 transaction.add(self._new_row(now, activates_at=now))
             if not any(keyring.state(key, now) == "next" for key in keyring.keys):
                 transaction.add(self._new_row(now, activates_at=None))

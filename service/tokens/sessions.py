@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import structlog
@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens, Holder, generation_of
 from service.tokens.clients import Clients
-from service.tokens.journal import Journal
+from service.tokens.journal import EndReason, Journal
 from service.tokens.refresh import RefreshToken, RefreshTokens, public_id
 
 log = structlog.get_logger("vestibule.sessions")
@@ -38,6 +38,19 @@ class Ended(IntEnum):
     REUSED = 2
     EVICTED = 3
     DISABLED = 4
+
+    @property
+    def reason(self) -> EndReason:
+        """The same in the journal's words."""
+        return REASONS[self]
+
+
+REASONS: dict[Ended, EndReason] = {
+    Ended.LOGOUT: "logout",
+    Ended.REUSED: "reused",
+    Ended.EVICTED: "evicted",
+    Ended.DISABLED: "disabled",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +143,7 @@ class Sessions:
         outcome = answer[0].decode()
         _same(answer[1], token.session)
         if outcome in REFUSED:
-            await self._refuse(token, client, outcome)
+            await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004
         self._record("session.refresh", outcome, token, client)
         return self._successor(token, salt, client, answer)
 
@@ -161,6 +174,11 @@ class Sessions:
         await self.journal.ended(token.session, "logout")
         self._record("session.close", answer[0].decode(), token, client=None)
 
+    async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
+        """Why a session was ended by itself; None while it was not."""
+        record = await self.store.field(_key(account), session)
+        return Ended(record[RECORD_HEAD - 1]).reason if record and record[RECORD_HEAD - 1] else None
+
     async def discard(self, account: UUID, session: bytes) -> None:
         """Ends a session whose tokens nobody was given."""
         await self.store.run("close", _key(account), session, int(Ended.DISABLED))
@@ -178,18 +196,18 @@ class Sessions:
         salt = record[RECORD_HEAD : RECORD_HEAD + SALT_BYTES] if record else b""
         return (token, salt) if record and self.refresh_tokens.proves(token, salt) else (None, b"")
 
-    async def _refuse(self, token: RefreshToken, client: str, outcome: str) -> None:
+    async def _refuse(self, token: RefreshToken, client: str, outcome: str, ended: int) -> NoReturn:
         self._record("session.refresh", outcome, token, client)
-        if outcome in {"reused", "revoked"}:
-            await self._leave_in_journal(token)
+        if ended:
+            await self._leave_in_journal(token, Ended(ended))
         if outcome == "reused":
             raise SessionReused("an old refresh token came back: the session was ended")
         raise SessionExpired(outcome)
 
-    async def _leave_in_journal(self, token: RefreshToken) -> None:
+    async def _leave_in_journal(self, token: RefreshToken, ended: Ended) -> None:
         """The family is dead in Redis already: a journal that is away delays its note, not the refusal."""
         try:
-            await self.journal.ended(token.session, "reused")
+            await self.journal.ended(token.session, ended.reason)
         except Unavailable as error:
             log.warning("the end of a session is not in the journal yet", reason=error.reason)
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,8 +38,10 @@ DRAIN = 2.0
 
 # Starts commands as processes of their own without the two seconds that importing the service takes each time.
 COMMANDER = """
-import json, os, sys
+import gc, json, os, sys
+import asyncpg, sqlalchemy.dialects.postgresql.asyncpg
 from service.cli.main import main
+gc.freeze()
 for line in sys.stdin:
     orders, children = json.loads(line), []
     for order in orders:
@@ -72,17 +74,14 @@ class Commander:
         self._folder = folder
 
     def run(self, environ: dict[str, str], *arguments: str, typed: str = "") -> Result:
-        return self.run_at_once(environ, [arguments], typed)[0]
+        return self.run_at_once([(environ, arguments)], typed)[0]
 
-    def run_at_once(
-        self, environ: dict[str, str], commands: list[tuple[str, ...]], typed: str = ""
-    ) -> list[Result]:
+    def run_at_once(self, commands: Sequence[tuple[dict[str, str], tuple[str, ...]]], typed: str = "") -> list[Result]:
         orders, files = [], []
-        for number, arguments in enumerate(commands):
+        for number, (environ, arguments) in enumerate(commands):
             paths = [self._folder / f"{name}-{number}" for name in ("in", "out", "err")]
             for path in paths:
-                path.write_text("")
-            paths[0].write_text(typed)
+                path.write_text(typed if path is paths[0] else "")
             files.append(paths)
             orders.append({"environ": environ, "arguments": arguments, "files": [str(path) for path in paths]})
         assert self._process.stdin is not None
@@ -90,15 +89,15 @@ class Commander:
         self._process.stdin.write(json.dumps(orders) + "\n")
         self._process.stdin.flush()
         codes = json.loads(self._process.stdout.readline())
-        return [Result(code, out.read_text(), err.read_text()) for code, (_, out, err) in zip(codes, files, strict=True)]
+        return [
+            Result(code, out.read_text(), err.read_text()) for code, (_, out, err) in zip(codes, files, strict=True)
+        ]
 
 
 @pytest.fixture(scope="module")
 def vestibule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commander]:
     command = [sys.executable, "-c", COMMANDER]
-    with subprocess.Popen(
-        command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Commander(process, tmp_path_factory.mktemp("commands"))
 
 
@@ -157,7 +156,7 @@ def environ(servers: Servers, empty_database: str, smtp_url: str) -> dict[str, s
 @pytest.fixture(scope="module")
 def migrations(vestibule: Commander, environ: dict[str, str]) -> list[Result]:
     """Five at the same moment on the empty database, and one after them."""
-    return [*vestibule.run_at_once(environ, [("migrate",)] * 5), vestibule.run(environ, "migrate")]
+    return [*vestibule.run_at_once([(environ, ("migrate",))] * 5), vestibule.run(environ, "migrate")]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +188,8 @@ def one_line(text: str) -> str:
 
 
 WEAK = "1:" + base64.urlsafe_b64encode(b"short").decode()
-REFUSED_STARTS = {
+Change = Callable[[dict[str, str]], dict[str, str]]
+REFUSED_STARTS: Mapping[str, tuple[Change, str]] = {
     "nothing at all": (lambda _: {"PATH": os.defpath}, ""),
     "no database": (lambda e: without(e, "DATABASE_URL"), "DATABASE_URL"),
     "no redis": (lambda e: without(e, "REDIS_URL"), "REDIS_URL"),
@@ -212,13 +212,17 @@ REFUSED_STARTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def refused_starts(vestibule: Commander, environ: dict[str, str]) -> dict[str, Result]:
+    orders = [(change(environ), ("serve", "--host", "127.0.0.1")) for change, _ in REFUSED_STARTS.values()]
+    return dict(zip(REFUSED_STARTS, vestibule.run_at_once(orders), strict=True))
+
+
 @pytest.mark.parametrize("wrong", REFUSED_STARTS)
-@pytest.mark.standard("PF-30")
 def test_serve_refuses_to_start_in_one_line_that_names_the_setting(
-    wrong: str, vestibule: Commander, environ: dict[str, str]
+    wrong: str, refused_starts: dict[str, Result]
 ) -> None:
-    change, named = REFUSED_STARTS[wrong]
-    refused = vestibule.run(change(environ), "serve", "--host", "127.0.0.1")
+    refused, (_, named) = refused_starts[wrong], REFUSED_STARTS[wrong]
     assert (refused.code, refused.out) == (2, "")
     line = one_line(refused.err)
     assert named in line
@@ -356,9 +360,8 @@ def configured(redis_url: str, **wanted: str) -> Iterator[None]:
                 line.config_set(name, value)
 
 
-def test_the_doctor_is_content_when_all_is_well(vestibule: Commander, migrated: dict[str, str]) -> None:
-    with configured(migrated["REDIS_URL"], appendonly="yes", maxmemory_policy="noeviction"):
-        result = vestibule.run(migrated, "doctor")
+def test_the_doctor_is_content_when_all_is_well(examined: dict[str, Result], migrated: dict[str, str]) -> None:
+    result = examined["well"]
     assert (result.code, result.err) == (0, ""), result.out
     assert result.out.count("✓") == len(result.out.splitlines()) == 7
     assert migrated["VESTIBULE_KEYS"] not in result.out
@@ -380,7 +383,7 @@ def test_the_doctor_finds_a_redis_that_would_lose_sessions(
     assert advice in one_line(advices(result))
 
 
-ILLS = {
+ILLS: Mapping[str, tuple[Change, str]] = {
     "postgres away": (lambda e: without(e, DATABASE_URL=NOWHERE), "DATABASE_URL"),
     "redis away": (lambda e: without(e, REDIS_URL="redis://127.0.0.1:1"), "REDIS_URL"),
     "mail server away": (lambda e: without(e, VESTIBULE_SMTP_URL="smtp://127.0.0.1:1"), "VESTIBULE_SMTP_URL"),
@@ -390,11 +393,18 @@ ILLS = {
 }
 
 
-@pytest.mark.parametrize("ill", ILLS)
-def test_the_doctor_says_what_to_do(ill: str, vestibule: Commander, migrated: dict[str, str]) -> None:
-    change, advice = ILLS[ill]
+@pytest.fixture(scope="module")
+def examined(vestibule: Commander, migrated: dict[str, str]) -> dict[str, Result]:
+    """What the doctor says to each ill, and to the healthy one."""
+    environs = {"well": migrated, **{ill: change(migrated) for ill, (change, _) in ILLS.items()}}
     with configured(migrated["REDIS_URL"], appendonly="yes", maxmemory_policy="noeviction"):
-        result = vestibule.run(change(migrated), "doctor")
+        results = vestibule.run_at_once([(one, ("doctor",)) for one in environs.values()])
+    return dict(zip(environs, results, strict=True))
+
+
+@pytest.mark.parametrize("ill", ILLS)
+def test_the_doctor_says_what_to_do(ill: str, examined: dict[str, Result]) -> None:
+    result, (_, advice) = examined[ill], ILLS[ill]
     assert (result.code, result.err) == (1, "")
     assert advice in advices(result)
     assert "nobody@" not in result.out
@@ -434,7 +444,7 @@ class Served:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that serve, when there is a parent above them."""
-        return [one for one in self.family.children() if "spawn_main" in " ".join(one.cmdline())]
+        return [one for one in self.family.children() if is_active(one) and "spawn_main" in " ".join(one.cmdline())]
 
     @contextmanager
     def alone(self, worker: psutil.Process) -> Iterator[None]:
@@ -563,7 +573,7 @@ def test_keys_rotate_while_two_workers_serve(
 
 
 def kid_of(token: str) -> str:
-    header = token.split(".")[0]
+    header = token.partition(".")[0]
     kid: str = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))["kid"]
     return kid
 

@@ -9,7 +9,6 @@ import asyncio
 import base64
 import json
 import math
-
 import os
 import re
 import secrets
@@ -36,7 +35,6 @@ from redis.asyncio import Redis
 
 from service.app import create_app
 from service.cli.running import prepare
-from service.clock import utc_now
 from service.embedded import postgres, valkey
 from service.embedded.folders import ours, sockets_of
 from service.embedded.processes import Child
@@ -239,7 +237,9 @@ def serving(environ: dict[str, str], log: Path) -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="module")
-def worker(environ: dict[str, str], client: Introspecting, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def worker(
+    environ: dict[str, str], client: Introspecting, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Worker]:
     with serving(environ, tmp_path_factory.mktemp("worker") / "serve.log") as one:
         yield one
 
@@ -305,6 +305,10 @@ class SignUp:
     code: str
 
 
+def new_email() -> str:
+    return f"p{secrets.token_hex(6)}@example.com"
+
+
 @dataclass
 class People:
     """An account with three sessions, and two people in the middle of their sign-up."""
@@ -318,7 +322,7 @@ class People:
     leaves: Tokens = Tokens("", "")
     newcomer: SignUp = SignUp("", "", "")
     waiting: SignUp = SignUp("", "", "")
-    stranger: str = field(default_factory=lambda: new_email())
+    stranger: str = field(default_factory=new_email)
 
     async def gather(self) -> "People":
         member, self.newcomer, self.waiting = await asyncio.gather(*(self._sign_up() for _ in range(3)))
@@ -422,10 +426,6 @@ class People:
 
 async def _true(value: object) -> bool:
     return bool(value)
-
-
-def new_email() -> str:
-    return f"p{secrets.token_hex(6)}@example.com"
 
 
 # Outages
@@ -669,28 +669,40 @@ class Story:
         return [self.alone[name] for name in names] + [answer for name, answer in self.crowd if name in names]
 
 
+@dataclass(frozen=True)
+class House:
+    """The worker and what it needs."""
+
+    stores: Stores
+    mail_server: MailServer
+    worker: Worker
+    http: httpx.AsyncClient
+    client: Introspecting
+
+    async def people(self) -> People:
+        return await People(self.http, self.client, self.mail_server).gather()
+
+
+@pytest.fixture(scope="module")
+def house(
+    stores: Stores, mail_server: MailServer, worker: Worker, http: httpx.AsyncClient, client: Introspecting
+) -> House:
+    return House(stores, mail_server, worker, http, client)
+
+
 @pytest.fixture(scope="module", params=OUTAGES, ids=lambda outage: outage.name)
-async def story(
-    anyio_backend: str,
-    request: pytest.FixtureRequest,
-    stores: Stores,
-    worker: Worker,
-    http: httpx.AsyncClient,
-    client: Introspecting,
-    mail_server: MailServer,
-) -> Story:
+async def story(anyio_backend: str, request: pytest.FixtureRequest, house: House) -> Story:
     outage: Outage = request.param
-    people = await People(http, client, mail_server).gather()
-    logged = len(worker.lines())
-    with Probing(worker.port) as probing:
-        async with outage.inflict(stores, mail_server):
+    people = await house.people()
+    logged = len(house.worker.lines())
+    with Probing(house.worker.port) as probing:
+        async with outage.inflict(house.stores, house.mail_server):
             alone = await people.meet()
             crowd = await people.crowd()
-            shown = await shown_failing(http, outage.shows)
+            shown = await shown_failing(house.http, outage.shows)
     served_again = await comes_true(people.are_served, 10)
-    well_again = served_again + await comes_true(lambda: _is(http, "/healthz", 200), 10)
-    print("NUM", outage.name, f"alone {max(a.seconds for a in alone.values()):.2f} crowd {max(a.seconds for _,a in crowd):.2f} p50 {sorted(a.seconds for _,a in crowd)[25]:.2f} probes p95 {probing.seconds()[int(len(probing.answers)*.95)]*1000:.0f} max {probing.seconds()[-1]*1000:.0f} n {len(probing.answers)} served {served_again:.2f} well {well_again:.2f}")
-    return Story(outage, people, alone, crowd, probing, shown, served_again, well_again, worker.lines(logged))
+    well_again = served_again + await comes_true(lambda: _is(house.http, "/healthz", 200), 10)
+    return Story(outage, people, alone, crowd, probing, shown, served_again, well_again, house.worker.lines(logged))
 
 
 async def shown_failing(http: httpx.AsyncClient, expected: frozenset[str]) -> set[str]:
@@ -717,7 +729,9 @@ def test_an_outage_is_never_a_refusal(story: Story) -> None:
     everything = [*story.alone.items(), *story.crowd]
     assert {answer.status for _, answer in everything} <= {200, 202, 204, 503}
     assert {answer.retry_after for _, answer in everything if answer.status == 503} <= {"1", "2", "3"}
-    assert [answer.body for answer in story.answers("introspect") if answer.status == 200 and not answer.body["active"]] == []
+    assert [
+        answer.body for answer in story.answers("introspect") if answer.status == 200 and not answer.body["active"]
+    ] == []
     told = {answer.body.get("code", answer.body.get("error")) for _, answer in everything if answer.status == 503}
     assert told <= {"temporarily_unavailable"}
 
@@ -831,8 +845,8 @@ async def test_the_audit_trail_has_what_happened_in_the_outage(story: Story, sto
 
 
 @pytest.fixture
-async def people(http: httpx.AsyncClient, client: Introspecting, mail_server: MailServer) -> People:
-    return await People(http, client, mail_server).gather()
+async def people(house: House) -> People:
+    return await house.people()
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(people: People, stores: Stores) -> None:
@@ -904,7 +918,6 @@ async def test_three_hundred_probes_at_once_hold_no_probe(http: httpx.AsyncClien
         writer.close()
     assert {status for status, _ in answers} == {b"HTTP/1.1 200 OK\r\n"}
     seconds = sorted(seconds for _, seconds in answers)
-    print("STORM", seconds[150], seconds[-1], probing.seconds()[-1])
     assert seconds[STORM // 2] < PROBE
     assert probing.seconds()[-1] < 5 * PROBE
 

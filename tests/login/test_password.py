@@ -203,9 +203,9 @@ async def test_every_refusal_that_could_tell_who_exists_is_the_same_to_the_byte(
             "disabled, by nickname": await by_nickname(http, shut_out.nickname, WRONG),
             "pending, wrong password": await login(http, pending, password=WRONG),
             "pending, by nickname": await by_nickname(http, pending.nickname),
-            "no address at all": await login(other, person, email="not an address"),
+            "no address at all": await login(other, person, email=f"no address {nobody.nickname}"),
             "an empty address": await login(other, person, email=""),
-            "no nickname at all": await by_nickname(other, "not a nickname"),
+            "no nickname at all": await by_nickname(other, f"no nickname {nobody.nickname}"),
             "an empty nickname": await by_nickname(other, ""),
             "an address as nickname": await by_nickname(other, person.email),
         }

@@ -187,7 +187,9 @@ async def test_a_worker_whose_clock_is_behind_makes_no_second_key(pair: Pair) ->
     async with pair.workers[0].database.begin() as transaction:
         await transaction.execute(delete(SigningKeyRow))
     await pair.keys.ensure()
-    behind = SigningKeys(pair.keys.database, pair.keys.roots, pair.settings, lambda: pair.clock() - timedelta(seconds=2))
+    behind = SigningKeys(
+        pair.keys.database, pair.keys.roots, pair.settings, lambda: pair.clock() - timedelta(seconds=2)
+    )
     await behind.ensure()
 
     assert len(await pair.rows()) == 2

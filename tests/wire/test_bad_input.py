@@ -658,7 +658,7 @@ async def ask_raw(app: Litestar, method: str, raw_path: bytes, headers: list[tup
 async def test_an_odd_path_is_never_a_crash(app: Litestar, path: bytes, method: str) -> None:
     answer = await ask_raw(app, method, path, [])
 
-    assert answer.status_code in {200, 400, 401, 404, 405, 415}, answer.text
+    assert answer.status_code in {200, 400, 401, 404, 405, 414, 415, 431}, answer.text
     assert_says_nothing_about_us(answer)
 
 
@@ -953,6 +953,35 @@ async def test_a_declared_99_gigabytes_are_refused_before_they_come(server: int)
     assert statuses(heard) == [413], heard
 
 
+OVERSIZED = {
+    "one header of 1 MB": b"X-A: " + b"a" * 1_000_000 + b"\r\n",
+    "a cookie of 1 MB": b"Cookie: " + b"a=b; " * 200_000 + b"\r\n",
+    "credentials of 1 MB": b"Authorization: Bearer " + b"a" * 1_000_000 + b"\r\n",
+    "ten thousand headers": b"".join(b"X-%d: a\r\n" % number for number in range(10_000)),
+}
+
+
+@pytest.mark.standard("PF-12", "RL-12")
+@pytest.mark.parametrize("name", OVERSIZED)
+async def test_headers_without_end_are_refused_at_once(server: int, name: str) -> None:
+    """Faults row 41: the parser itself knows no limit, and reading a megabyte of cookies stops the whole worker."""
+    began = time.perf_counter()
+    heard = await exchange(server, HEAD + OVERSIZED[name] + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+    assert statuses(heard) == [431], heard[:300]
+    assert b"application/problem+json" in heard
+    assert time.perf_counter() - began < 0.3
+
+
+@pytest.mark.standard("PF-12", "CL-15")
+@pytest.mark.parametrize("hosts", [b"", b"Host: auth.test\r\nHost: evil.example\r\n"], ids=["no host", "two hosts"])
+async def test_a_request_names_its_host_once(server: int, hosts: bytes) -> None:
+    """RFC 9112 section 3.2."""
+    heard = await exchange(server, b"GET /livez HTTP/1.1\r\n" + hosts + b"Connection: close\r\n\r\n")
+
+    assert statuses(heard) == [400], heard
+
+
 async def test_a_body_that_stops_halfway_harms_nobody(server: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", server)
     writer.write(HEAD + b"Content-Length: 100\r\n\r\n{")
@@ -988,8 +1017,9 @@ async def test_nothing_on_the_wire_names_the_server_or_repeats_the_host(server: 
     assert b"canary" not in heard
 
 
-async def test_forwarded_addresses_from_strangers_are_not_believed(app: Litestar, services: Services) -> None:
-    """RL-09, RL-10: the limit of a network is met although every request claims another address."""
+@pytest.mark.standard("RL-09", "RL-10", "RL-13")
+async def test_forwarded_addresses_from_strangers_are_not_believed(app: Litestar) -> None:
+    """The limit of a network is met although every request claims another address."""
     async with browser(app) as stranger:
         answers = [
             await stranger.post(

@@ -41,7 +41,7 @@ write(key, sid, {
   created = created, used = now, rotated = now, absolute = now + absolute, idle = now + math.min(idle, absolute),
   generation = 0, confirmed = 1, ended = 0, salt = ARGV[6], client = ARGV[7], detail = ARGV[8],
 })
-redis.call('HSET', key, 'r', ARGV[9])
+redis.call('HSET', key, 'r', ARGV[9], 'n', math.max(created, newest(key)))
 if redis.call('PTTL', key) < absolute + DAY then redis.call('PEXPIRE', key, absolute + DAY) end
 
 return { sid, created, now + absolute, unpack(evicted) }

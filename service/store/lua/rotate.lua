@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Gives a session its next generation, or the same successor again, or ends it when an old token comes back.
 -- KEYS: account · ARGV: sid, presented generation, client, grace ms, lost-answer ms, idle ms
--- Answers: outcome, sid, and for `rotated`, `healed`, `repeated`: generation, created, absolute, detail, roles.
+-- Answers: outcome, sid, for `revoked` and `reused` why it ended (see Ended), and for `rotated`, `healed`, `repeated`: generation, created, absolute, detail, roles.
 --% record
 local key, sid, presented, client = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local grace, lost, idle = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -12,7 +12,7 @@ local s = read(key, sid)
 if not s then return { 'unknown', sid } end
 if s.client ~= client then return { 'foreign', sid } end
 local state = verdict(s, watermark(key), now)
-if state ~= 'live' then return { state, sid } end
+if state ~= 'live' then return { state, sid, s.ended } end
 
 local function answer(outcome)
   return { outcome, sid, s.generation, s.created, s.absolute, s.detail, redis.call('HGET', key, 'r') or '' }
@@ -34,4 +34,4 @@ end
 
 s.ended, s.used = REUSED, now
 write(key, sid, s)
-return { 'reused', sid }
+return { 'reused', sid, REUSED }
