@@ -109,9 +109,17 @@ class Audit:
                 self._waiting.extendleft(reversed(batch))
                 raise
             except Exception:
-                # Not an outage: these rows would fail for ever and hold up all that come after them.
-                self.lost += len(batch)
-                log.exception("audit events were dropped", count=len(batch))
+                await self._salvage(batch)
+
+    async def _salvage(self, batch: list[dict[str, Any]]) -> None:
+        """Writes one by one what failed together, though not by an outage: one impossible row must not cost others."""
+        for row in batch:
+            try:
+                async with self.database.begin() as transaction:
+                    await transaction.execute(insert(AuditEvent), [row])
+            except Exception:
+                self.lost += 1
+                log.exception("an audit event was dropped", event_name=row["event"])
 
     def start(self) -> None:
         """Begins to write in the background."""

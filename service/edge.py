@@ -9,6 +9,7 @@ import secrets
 import time
 from typing import Any
 
+import msgspec
 import structlog
 from litestar import Request
 from litestar.enums import ScopeType
@@ -17,7 +18,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from service import strict_json
 from service.device import Device
 from service.errors import MalformedRequest, ServiceError
-from service.problems import UnsupportedMediaType
+from service.problems import MEDIA_TYPE, HeadersTooLarge, UnsupportedMediaType, document
 
 log = structlog.get_logger("vestibule.request")
 
@@ -33,6 +34,10 @@ SECURITY_HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 FIRST_SERVER_ERROR = 500
+
+MOST_HEADERS = 100
+LONGEST_HEADERS = 32 * 1024
+"""Fields and bytes of all headers of a request: httptools itself knows no limit."""
 
 
 class Edge:
@@ -65,8 +70,12 @@ class Edge:
                 message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id)]
             await send(message)
 
+        refusal = _unreadable(scope)
         try:
-            await self._app(scope, receive, send_with_headers)
+            if refusal is not None:
+                await _refuse(scope, send_with_headers, refusal)
+            else:
+                await self._app(scope, receive, send_with_headers)
         finally:
             _log(scope, status, time.perf_counter() - started)
 
@@ -89,6 +98,25 @@ async def provide_device(request: Request[Any, Any, Any]) -> Device:
     """The dependency `device` of handlers."""
     device: Device = request.scope["state"]["device"]
     return device
+
+
+def _unreadable(scope: HTTPScope) -> ServiceError | None:
+    """Why a request is not even looked at: endless headers, or not exactly one host (RFC 9112 section 3.2)."""
+    headers = scope["headers"]
+    if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LONGEST_HEADERS:
+        return HeadersTooLarge("more headers than anybody needs")
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
+        return MalformedRequest("not exactly one host")
+    return None
+
+
+async def _refuse(scope: HTTPScope, send: Send, refusal: ServiceError) -> None:
+    scope["state"]["refusal"] = refusal
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), (b"connection", b"close")]
+    body = msgspec.json.encode(document(refusal))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _request_id(scope: Scope) -> bytes:

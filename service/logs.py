@@ -14,7 +14,12 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 def configure(*, readable: bool, level: str = "info") -> None:
     """Sends every log line of ours and of the libraries to standard output; call once, before anything logs."""
     colors = sys.stdout.isatty()
-    console = structlog.dev.ConsoleRenderer(pad_event_to=0, colors=colors)
+    console = structlog.dev.ConsoleRenderer(
+        # The richer kind shows local variables, and with them passwords.
+        pad_event_to=0,
+        colors=colors,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
     renderer = console if readable else structlog.processors.JSONRenderer()
     shared: list[Processor] = [
         _without_nothing,

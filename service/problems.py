@@ -58,6 +58,12 @@ class BodyTooLarge(ServiceError):
     title = "The body is too large."
 
 
+class HeadersTooLarge(ServiceError):
+    status = 431
+    code = "headers_too_large"
+    title = "The request has too many headers, or too long ones."
+
+
 class NotFound(ServiceError):
     status = 404
     code = "not_found"
@@ -104,6 +110,16 @@ def refusals(*errors: type[ServiceError], body: bool = True) -> dict[int, Respon
 def as_problem(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:
     """A refusal as a problem document; its private reason goes to the log (see `edge.py`)."""
     request.scope.setdefault("state", {})["refusal"] = error
+    headers = dict(NO_STORE)
+    if error.challenge:
+        headers["WWW-Authenticate"] = error.challenge
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return Response(document(error), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def document(error: ServiceError) -> dict[str, object]:
+    """The members of a problem document."""
     body: dict[str, object] = {
         "type": TYPE + error.code,
         "title": error.title,
@@ -113,12 +129,7 @@ def as_problem(request: Request[Any, Any, Any], error: ServiceError) -> Response
     }
     if error.fields:
         body["errors"] = [{"field": f.field, "code": f.code, "detail": f.detail} for f in error.fields]
-    headers = dict(NO_STORE)
-    if error.challenge:
-        headers["WWW-Authenticate"] = error.challenge
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    return Response(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+    return body
 
 
 def as_http_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:

@@ -317,13 +317,15 @@ async def test_no_secret_of_a_request_reaches_the_log_or_the_trail(
     services: Services,
     outbox: Outbox,
     introspector: Introspector,
+    *,
     monkeypatch: pytest.MonkeyPatch,
     readable: bool,
 ) -> None:
     canaries, started = Canaries(), utc_now()
     async with everything_logged(readable=readable) as log, browser(app) as http:
         person = await act(http, services, outbox, introspector, canaries)
-        canaries["access at the crash"] = (await http.post("/auth/login", json=person.credentials())).json()["access_token"]
+        entered = await http.post("/auth/login", json=person.credentials())
+        canaries["access at the crash"] = entered.json()["access_token"]
 
         async def crash(*_: object) -> None:
             raise RuntimeError("crashed on purpose")
@@ -370,7 +372,8 @@ async def act(
     await http.post("/auth/login", json={"password": canaries["password over length"] * 500, "email": person.email})
     await http.post("/auth/login", content=b'{"password": "' + canaries["cut off"].encode())
     json_type = {"Content-Type": "application/json"}
-    await http.post("/auth/login", content=b'{"password": "' + canaries["broken"].encode() + b'\\x"}', headers=json_type)
+    broken = b'{"password": "' + canaries["broken"].encode() + b'\\x"}'
+    await http.post("/auth/login", content=broken, headers=json_type)
     await http.post("/auth/register", json={"email": "x", "password": canaries["password refused"], "nickname": "?"})
     second = (await http.post("/auth/login", json=person.credentials())).json()
     canaries["refresh"] = second["refresh_token"]

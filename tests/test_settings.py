@@ -141,7 +141,9 @@ def test_a_hash_reaches_one_row_of_the_appendix(passes: int, memory: int, enough
         assert "VESTIBULE_ARGON2_" in refusal(environ)
 
 
-@pytest.mark.parametrize("issuer", ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:80", "https://a.example/auth"])
+@pytest.mark.parametrize(
+    "issuer", ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:80", "https://a.example/auth"]
+)
 def test_http_is_for_this_machine_alone(issuer: str) -> None:
     assert load(given(VESTIBULE_ISSUER=issuer)).issuer == issuer
 

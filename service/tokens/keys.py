@@ -74,6 +74,7 @@ class SigningKeys:
         The moment is far enough away that every worker knows it, and every client that caches the JWKS for its
         max-age has seen the key (OIDC Core section 10.1.1). A turn that is already scheduled is answered as it is.
         """
+        await self.ensure()
         now = self.clock()
         async with self.database.begin() as transaction:
             await _lock(transaction)

@@ -177,9 +177,7 @@ def test_a_fresh_database_holds_no_account_and_no_client(servers: Servers) -> No
 
 
 @pytest.mark.standard("CL-01", "CL-05", "CL-07", "CL-08", "LG-14")
-async def test_every_doubt_about_a_code_gets_the_same_answer(
-    lax: Services, outbox: Outbox, clock: TestClock
-) -> None:
+async def test_every_doubt_about_a_code_gets_the_same_answer(lax: Services, outbox: Outbox, clock: TestClock) -> None:
     async with browser(create_app(lax)) as http:
         ann, ben, eve = somebody(), somebody(), somebody()
         handles = {who.email: await begin_sign_up(http, who) for who in (ann, ben, eve)}
@@ -269,7 +267,7 @@ def found(pattern: re.Pattern[str], where: str) -> str:
 @pytest.mark.standard("CL-05")
 @pytest.mark.parametrize(("seconds", "status"), [(9 * 60 + 59, 200), (10 * 60 + 1, 400)])
 async def test_a_code_lives_for_ten_minutes(
-    http: httpx.AsyncClient, services: Services, outbox: Outbox, clock: TestClock, seconds: int, status: int
+    http: httpx.AsyncClient, services: Services, outbox: Outbox, clock: TestClock, *, seconds: int, status: int
 ) -> None:
     person = somebody()
     handle = await begin_sign_up(http, person)
@@ -483,10 +481,11 @@ async def test_redis_holds_neither_code_nor_password_and_no_plain_hash_of_either
 async def values_at(redis: Redis, key: bytes) -> list[bytes]:
     kind = await redis.type(key)
     if kind == b"hash":
-        return [part for pair in (await cast("Any", redis.hgetall(key))).items() for part in pair]
+        fields: dict[bytes, bytes] = await cast("Any", redis.hgetall(key))
+        return [*fields, *fields.values()]
     if kind == b"list":
         return cast("list[bytes]", await cast("Any", redis.lrange(key, 0, -1)))
-    return [await redis.get(key) or b""]
+    return [cast("bytes", await redis.get(key) or b"")]
 
 
 # Nicknames
@@ -534,9 +533,7 @@ async def test_of_ten_people_who_prove_the_same_nickname_at_once_one_gets_it(lax
 
 
 @pytest.mark.standard("LG-20")
-async def test_a_nickname_that_somebody_has_is_refused_in_every_case(
-    http: httpx.AsyncClient, person: Person
-) -> None:
+async def test_a_nickname_that_somebody_has_is_refused_in_every_case(http: httpx.AsyncClient, person: Person) -> None:
     for nickname in (person.nickname, person.nickname.upper(), person.nickname.title()):
         answer = await register(http, somebody(), nickname=nickname)
         assert (answer.status_code, answer.json()["code"]) == (409, "nickname_taken")
@@ -590,8 +587,8 @@ async def test_nothing_invisible_makes_another_nickname_that_looks_the_same(
         lambda n: n + "ﬁ",
         lambda n: n + "²",
         lambda n: n + "ⓐ",
-        lambda n: n + "ℌ",
-        lambda n: n + "𝐚",
+        lambda n: n + "\u210c",
+        lambda n: n + "\U0001d41a",
         lambda n: n + "e\u0301",
     ],
     ids=["full width", "ligature", "superscript", "circled", "black letter", "mathematical", "combining"],
@@ -631,7 +628,7 @@ async def test_a_known_address_is_answered_like_an_unknown_one_and_its_owner_is_
 
 @pytest.mark.standard("LG-14", "LG-21")
 async def test_none_of_a_million_codes_proves_a_known_address(
-    http: httpx.AsyncClient, services: Services, outbox: Outbox, redis: Redis, settings: Settings, person: Person
+    http: httpx.AsyncClient, services: Services, outbox: Outbox, *, redis: Redis, settings: Settings, person: Person
 ) -> None:
     roots = RootKeys.parse(settings.keys)
     key = roots.derive(CODE_PURPOSE, roots.oldest)
@@ -727,7 +724,7 @@ async def test_an_address_that_would_become_a_second_one_or_a_header_is_refused(
 @pytest.mark.standard("LG-16", "LG-17", "LG-18")
 @pytest.mark.parametrize(
     "nickname",
-    ["ann\r\nBcc: eve@example.com", "ann\nbob", "{{7*7}}", "${7*7}", "<%=7*7%>", "{%x%}", '"><img', "<b>ann</b>", "a'b"],
+    ["ann\r\nBcc: eve@x.com", "ann\nbob", "{{7*7}}", "${7*7}", "<%=7*7%>", "{%x%}", '"><img', "<b>ann</b>", "a'b"],
 )
 async def test_a_nickname_that_would_become_a_header_a_template_or_markup_is_refused(
     http: httpx.AsyncClient, services: Services, outbox: Outbox, nickname: str

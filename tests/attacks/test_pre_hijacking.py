@@ -80,7 +80,7 @@ async def accounts_of(services: Services, address: str) -> int:
 @pytest.mark.parametrize("first", ["attacker", "victim"])
 @pytest.mark.parametrize(("handle", "code"), list(product(["attacker", "victim"], repeat=2)))
 async def test_only_mailbox_and_password_of_one_sign_up_together_open_an_account(
-    app: Litestar, services: Services, outbox: Outbox, first: str, handle: str, code: str
+    app: Litestar, services: Services, outbox: Outbox, *, first: str, handle: str, code: str
 ) -> None:
     two = await both_sign_up(app, services, outbox, first)
     async with browser(app) as http:

@@ -21,7 +21,18 @@ from service.device import Device
 from service.server import options
 from service.settings import load
 from service.wiring import Services, build
-from tests.conftest import PASSWORD, Outbox, Person, TestClock, browser, new_address, root_key, shifted, somebody, worker
+from tests.conftest import (
+    PASSWORD,
+    Outbox,
+    Person,
+    TestClock,
+    browser,
+    new_address,
+    root_key,
+    shifted,
+    somebody,
+    worker,
+)
 
 WRONG = "wind over the noisy harbour"
 NETWORK, PAIR, ACCOUNT = 8, 3, 6
@@ -191,9 +202,7 @@ async def test_the_limits_are_the_same_for_who_exists_and_who_does_not(door: Lit
 
 
 @pytest.mark.standard("RL-06")
-async def test_a_success_forgives_the_tries_at_its_own_name_and_nothing_else(
-    door: Litestar, strict: Services
-) -> None:
+async def test_a_success_forgives_the_tries_at_its_own_name_and_nothing_else(door: Litestar, strict: Services) -> None:
     person, other = await with_account(strict), await with_account(strict)
     async with browser(door) as http:
         for _ in range(PAIR - 1):
@@ -340,9 +349,7 @@ def served(app: Litestar, settings: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def behind(
-    services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
-) -> Callable[[str], Any]:
+def behind(services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox) -> Callable[[str], Any]:
     """A real server behind these trusted proxies. Its newest root key is its own, and so are its counters."""
 
     def serve(proxies: str) -> Any:

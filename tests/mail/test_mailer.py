@@ -117,7 +117,8 @@ async def test_a_mail_that_nobody_takes_is_given_up_at_once_after_its_last_try_a
 
 @pytest.mark.parametrize("trouble", ["breaks", "refuses", "no such template", "a value is missing"])
 async def test_one_mail_in_trouble_does_not_stop_those_behind_it(trouble: str) -> None:
-    transport = Moody(**{trouble: "bad@example.com"} if trouble in {"breaks", "refuses"} else {})
+    bad = "bad@example.com"
+    transport = Moody(refuses=bad if trouble == "refuses" else "", breaks=bad if trouble == "breaks" else "")
     async with delivering(transport, Pauses()) as mailer:
         if trouble == "no such template":
             mailer.post("nothing", "bad@example.com", **VALUES)

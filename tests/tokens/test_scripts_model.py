@@ -42,7 +42,7 @@ MOST = 3
 
 CLIENTS = ("web", "phone")
 SALT = bytes(range(16))
-LOGOUT = 1
+LOGOUT, REUSED, EVICTED = 1, 2, 3
 NO_GENERATION = -1
 OUTCOMES = {"rotated", "repeated", "healed", "reused", "revoked", "expired", "foreign", "unknown"}
 
@@ -51,7 +51,7 @@ Verdict = Literal["live", "revoked", "expired", "unknown"]
 
 @dataclass
 class Session:
-    """What the model knows of one session. `kept`: its record has not been swept."""
+    """What the model knows of one session. `ended`: why, 0 while it lives. `kept`: its record was not swept."""
 
     sid: bytes
     client: str
@@ -63,7 +63,7 @@ class Session:
     idle: int
     generation: int = 0
     confirmed: bool = True
-    ended: bool = False
+    ended: int = 0
     kept: bool = True
 
 
@@ -120,7 +120,7 @@ class Model:
         excused = age < GRACE or (age < LOST and not session.confirmed)
         if presented == session.generation - 1 and excused:
             return "repeated"
-        self.end(session)
+        self.end(session, REUSED)
         return "reused"
 
     def inspect(self, session: Session, generation: int) -> Verdict:
@@ -132,15 +132,16 @@ class Model:
     def close(self, session: Session) -> str:
         verdict = self.verdict(session)
         if session.kept and not session.ended:
-            self.end(session)
+            self.end(session, LOGOUT)
         return "closed" if verdict == "live" else verdict
 
     def close_all(self) -> int:
-        self.mark = max(self.mark + 1, self.now)
+        newest = max((session.created for session in self.sessions), default=0)
+        self.mark = max(self.mark + 1, self.now, newest)
         return self.mark
 
-    def end(self, session: Session) -> None:
-        session.ended, session.used = True, self.now
+    def end(self, session: Session, why: int) -> None:
+        session.ended, session.used = why, self.now
 
     def edges(self, session: Session) -> list[int]:
         """The moments at which something changes for a session."""
@@ -162,6 +163,7 @@ sessions = st.integers(0, 5)
 clients = st.sampled_from(CLIENTS)
 behind = st.sampled_from((0, 1, 2, 3))
 around = st.sampled_from((-1, 0, 1))
+introspected = st.sampled_from((None, -1, 0, 1))
 waits = st.sampled_from((0, GRACE - 1, GRACE, GRACE + 1, LOST - 1, LOST, LOST + 1))
 
 
@@ -211,7 +213,7 @@ class TokenStore(RuleBasedStateMachine):
 
     @rule(
         number=sessions,
-        seen=st.sampled_from((None, NO_GENERATION, 0, 1)),
+        seen=introspected,
         pauses=st.lists(waits, min_size=1, max_size=2),
     )
     def an_answer_is_lost_and_asked_for_again(self, number: int, seen: int | None, pauses: list[int]) -> None:
@@ -226,14 +228,22 @@ class TokenStore(RuleBasedStateMachine):
             self.rotate(session, token)
         self.rotate(session, token + 1)
 
-    @rule(number=sessions, seen=st.booleans(), repeated=st.booleans(), off=around)
-    def a_token_comes_back_at_the_edge_of_its_window(self, number: int, seen: bool, repeated: bool, off: int) -> None:
-        """`seen`: its successor was, so that only the grace is left. `repeated`: it came half-way, too."""
+    @rule(
+        number=sessions,
+        seen=introspected,
+        window=st.sampled_from((GRACE, LOST)),
+        repeated=st.booleans(),
+        off=around,
+    )
+    def a_token_comes_back_at_the_edge_of_a_window(
+        self, number: int, seen: int | None, window: int, repeated: bool, off: int
+    ) -> None:
+        """`seen`: as above; only the successor itself closes the longer window. `repeated`: it came half-way, too."""
         session = self.alive(number)
-        token, window = session.generation, GRACE if seen else LOST
+        token = session.generation
         self.rotate(session, token)
-        if seen:
-            self.inspect(session, token + 1)
+        if seen is not None:
+            self.inspect(session, session.generation + seen)
         self.model.now += window // 2
         if repeated:
             self.rotate(session, token)
@@ -297,6 +307,17 @@ class TokenStore(RuleBasedStateMachine):
             else:
                 self.close_all()
             self.everybody_is_what_they_should_be()
+
+    @rule(behind_by=st.sampled_from((1, 20_000)), opened_since=st.integers(0, 1), closed=st.booleans())
+    def a_server_with_a_slower_clock_takes_over(self, behind_by: int, opened_since: int, closed: bool) -> None:
+        """Sessions were opened at a time that is still to come."""
+        self.open(CLIENTS[0])
+        self.model.now -= behind_by
+        for _ in range(opened_since):
+            self.open(CLIENTS[1])
+        if closed:
+            self.close_all()
+            self.open(CLIENTS[0])
 
     @rule(refreshed=st.lists(sessions, max_size=2), apart=st.sampled_from((1, 5000)))
     def one_session_too_many(self, refreshed: list[int], apart: int) -> None:
@@ -396,7 +417,7 @@ class TokenStore(RuleBasedStateMachine):
         assert len(evicted) == len(overflow)
         assert all(self.model.verdict(session) == "live" for session in gone)
         for session in gone:
-            self.model.end(session)
+            self.model.end(session, EVICTED)
         opened = self.model.open(sid, client, detail)
         assert (answered, created, absolute) == (sid, opened.created, opened.absolute)
         assert self.redis.pttl(self.key) > ABSOLUTE + DAY - SLACK
@@ -411,6 +432,10 @@ class TokenStore(RuleBasedStateMachine):
         if expected in {"rotated", "repeated", "healed"}:
             told = [session.generation, session.created, session.absolute, session.detail.encode(), b"reader"]
             assert rest == told
+        elif expected in {"revoked", "expired", "reused"}:
+            assert rest == [session.ended]
+        else:
+            assert rest == []
 
     def inspect(self, session: Session, generation: int) -> None:
         expected = self.model.inspect(session, generation)

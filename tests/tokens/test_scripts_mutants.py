@@ -1,8 +1,9 @@
 """The test of the test: scripts that are broken on purpose, each of which the state machine must catch.
 
-Two tempting mutants are missing because nobody could notice them: a record's idle end never exceeds its absolute end
-(`open` and `rotate` both see to that), and the verdict looks at both. Breaking one of the two guards leaves the other;
-the mutants that are called "absolute end" break both.
+Tempting mutants that are missing because nobody could notice them: a record's idle end never exceeds its absolute end
+(`open` and `rotate` both see to that), and the verdict looks at both, so breaking one of the two guards leaves the
+other; the mutant of the "absolute end" breaks both. And `open` may note its clock as the newest session where it
+stepped over the watermark: `close_all` steps over that watermark, too.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ OVER = "if now >= s.absolute or now >= s.idle then return 'expired' end"
 SLIDE = "s.idle = math.min(now + idle, s.absolute)"
 ADVANCE = "s.generation, s.confirmed, s.rotated, s.used = presented + 1, 0, now, now"
 EXCUSED = "if presented == s.generation - 1 and (age < grace or (s.confirmed == 0 and age < lost)) then"
-REFUSE_DEAD = "if state ~= 'live' then return { state, sid } end"
+REFUSE_DEAD = "if state ~= 'live' then"
 FOREIGN = "if s.client ~= client then return { 'foreign', sid } end"
 END_REUSED = "s.ended, s.used = REUSED, now\nwrite(key, sid, s)\n"
 CLOSE = "  s.ended, s.used = reason, now\n  write(key, sid, s)\n"
-MARK = "math.max(watermark(key) + 1, clock()"
+MARK = "math.max(watermark(key) + 1, newest(key), clock())"
 SWEEP = "elseif state == 'expired' or now - s.used >= tombstone then"
 EVICT = "live[i].s.ended, live[i].s.used = EVICTED, now"
 BY_LAST_USE = "  if a.s.used == b.s.used then return a.sid < b.sid end\n  return a.s.used < b.s.used\n"
@@ -157,6 +158,7 @@ MUTANTS = (
     ),
     mutant("any old token is excused", "rotate", ("presented == s.generation - 1 and ", "")),
     mutant("reuse is told but not recorded", "rotate", (END_REUSED, "")),
+    mutant("rotate does not tell why a session ended", "rotate", ("{ state, sid, s.ended }", "{ state, sid, REUSED }")),
     # inspect
     mutant(
         "inspect does not look at the end",
@@ -167,7 +169,7 @@ MUTANTS = (
         "inspect takes the watermark for the first living moment", "inspect", ("s.created <= mark", "s.created < mark")
     ),
     mutant("inspect does not look at the ends in time", "inspect", (OVER, "")),
-    mutant("inspect takes anything for alive", "inspect", (REFUSE_DEAD, "")),
+    mutant("inspect takes anything for alive", "inspect", (REFUSE_DEAD, "if false then")),
     mutant("inspect confirms nothing", "inspect", ("s.confirmed = 1", "s.confirmed = 0")),
     mutant(
         "inspect confirms by a token of the generation before",
@@ -191,9 +193,12 @@ MUTANTS = (
     mutant(
         "close tells of every session that it was alive", "close", ("state == 'live' and 'closed' or state", "'closed'")
     ),
-    mutant("the watermark does not step over itself", "close_all", (MARK, "math.max(watermark(key), clock()")),
-    mutant("the watermark is the clock", "close_all", (MARK, "math.max(0, clock()")),
+    mutant("the watermark does not step over itself", "close_all", (MARK, MARK.replace(" + 1", ""))),
+    mutant("the watermark is the clock", "close_all", (MARK, "clock()")),
     mutant("the watermark lies a millisecond back", "close_all", (MARK, MARK.replace("clock()", "clock() - 1"))),
+    mutant(
+        "the watermark lies below a session of a faster clock", "close_all", (MARK, MARK.replace("newest(key), ", ""))
+    ),
     mutant("the watermark is not written", "close_all", ("redis.call('HSET', key, 'w', mark)\n", "")),
     mutant(
         "the watermark stays for ever",
@@ -201,6 +206,8 @@ MUTANTS = (
         ("if redis.call('PTTL', key) < remember then redis.call('PEXPIRE', key, remember) end\n", ""),
     ),
     # open
+    mutant("open does not note how new it is", "open", (", 'n', math.max(created, newest(key)))", ")")),
+    mutant("open notes a slower clock over a faster one", "open", ("math.max(created, newest(key))", "created")),
     mutant("open does not step over the watermark", "open", ("math.max(now, mark + 1)", "now")),
     mutant(
         "open takes the watermark back",
