@@ -108,7 +108,7 @@ class Audit:
             except (Unavailable, asyncio.CancelledError):
                 self._waiting.extendleft(reversed(batch))
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001  whatever it was, each row gets a chance of its own
                 await self._salvage(batch)
 
     async def _salvage(self, batch: list[dict[str, Any]]) -> None:

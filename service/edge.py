@@ -102,7 +102,7 @@ async def provide_device(request: Request[Any, Any, Any]) -> Device:
 
 def _unreadable(scope: HTTPScope) -> ServiceError | None:
     """Why a request is not even looked at: endless headers, or not exactly one host (RFC 9112 section 3.2)."""
-    headers = scope["headers"]
+    headers = list(scope["headers"])
     if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LONGEST_HEADERS:
         return HeadersTooLarge("more headers than anybody needs")
     hosts = sum(name == b"host" for name, _ in headers)

@@ -3,7 +3,8 @@
 import ast
 from pathlib import Path
 
-from importlinter.api import read_configuration, use_cases
+from importlinter.api import read_configuration
+from importlinter.application import use_cases
 
 ROOT = Path(__file__).parents[1]
 READS_ENVIRONMENT = {"service/cli/running.py", "service/cli/dev.py", "service/server.py"}
