@@ -24,7 +24,8 @@ log = structlog.get_logger("vestibule.clients")
 DEFAULT_FRONT_END = "web"
 SECRET_PREFIX = "vcs"  # noqa: S105  the prefix of client secrets, not one
 SECRET_DIGEST = "client secret"  # noqa: S105  the purpose of a derived key
-CLIENT_ID = re.compile(r"[a-z][a-z0-9_-]{1,62}", re.ASCII)
+CLIENT_ID = re.compile(r"(?![0-9a-f-]{32,}$)[a-z][a-z0-9_-]{1,62}", re.ASCII)
+"""Nothing that could be taken for an account's id (RFC 9068 section 5)."""
 FRESH_ENOUGH = 0.2
 
 

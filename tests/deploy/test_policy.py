@@ -8,9 +8,14 @@ import msgspec
 import pytest
 from litestar import Litestar
 
+from service.accounts.names import EMAIL_LIMIT, NICKNAME_MAX, NICKNAME_MIN
+from service.accounts.password_rules import MAX_BYTES
+from service.app import MAX_BODY
 from service.crypto.blocklist import CONTEXT_WORDS
 from service.crypto.signer import Claims
+from service.oauth.form import MOST_FIELDS
 from service.settings import Rate, Settings
+from service.strict_json import MAX_DEPTH
 
 ROOT = Path(__file__).parents[2]
 POLICY = (ROOT / "deploy" / "policy.md").read_text(encoding="utf-8")
@@ -64,6 +69,17 @@ def test_numbers_within_sentences_are_the_defaults() -> None:
     assert {"hash_queue", "argon2_memory_kib", "redis_timeout", "database_timeout", "code_tries"} <= checked
     assert rows("Sessions")[0][:2] == ["`sessions_per_account`", str(defaults()["sessions_per_account"])]
     assert CONTEXT_WORDS.relative_to(ROOT).as_posix() in POLICY
+
+
+@pytest.mark.standard("LG-05", "RL-11")
+def test_the_rules_for_what_may_be_typed_are_those_of_the_code() -> None:
+    told = {row[0]: row[1] for row in rows("What may be typed")}
+    assert f"at most {EMAIL_LIMIT} characters" in told["e-mail"]
+    assert f"{NICKNAME_MIN} to {NICKNAME_MAX} letters" in told["nickname"]
+    assert f"`password_min_length` {defaults()['password_min_length']} code points" in told["password"]
+    assert f"at most {MAX_BYTES} bytes" in told["password"]
+    bodies = dict(row[:2] for row in rows("Expensive work"))["bodies"]
+    assert bodies == f"{MAX_BODY // 1024} KiB, JSON at most {MAX_DEPTH} levels deep, forms at most {MOST_FIELDS} fields"
 
 
 @pytest.mark.standard("LG-06", "LG-07")
