@@ -17,6 +17,7 @@ from sqlalchemy import Index, insert
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service import background
 from service.clock import Clock
 from service.errors import Unavailable
 from service.store.postgres import Database, Table, new_id
@@ -127,10 +128,7 @@ class Audit:
 
     async def stop(self) -> None:
         """Writes what waits, within two seconds, and ends."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await background.end(self._task)
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(CLOSING_TIME):
                 await self.flush()

@@ -1,13 +1,13 @@
 """Every long-lived object, made once, bottom-up. Tests replace the clock, the mail transport and the scripts' clock."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
+from service import background
 from service.accounts.administration import Administration
 from service.accounts.breaches import BreachedPasswords
 from service.accounts.entrance import Entrance
@@ -85,9 +85,7 @@ class Services:
         try:
             yield
         finally:
-            reloading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reloading
+            await background.end(reloading)
             await self.health.stop()
             await self.mailer.stop()
             await self.audit.stop()

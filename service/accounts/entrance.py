@@ -63,11 +63,11 @@ class Entrance:
                     ended_reason=None,
                 )
             )
+            for evicted in opened.evicted:
+                await self.journal.note_end(transaction, evicted, "evicted")
 
     async def _follow_up(self, account: UUID, opened: Opened) -> None:
-        """Brings into the journal what Redis decided meanwhile: whom this session displaced, who displaced this one."""
-        for evicted in opened.evicted:
-            await self.journal.ended(evicted, "evicted")
+        """Another sign-in may have displaced this session before it was in the journal."""
         reason = await self.sessions.reason_of_end(account, opened.session)
         if reason is not None:
             await self.journal.ended(opened.session, reason)

@@ -10,6 +10,8 @@ from typing import Protocol
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from service import background
+
 log = structlog.get_logger("vestibule.mail")
 
 LANGUAGE = "en"
@@ -96,10 +98,7 @@ class Mailer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_TIME):
                 await self.drain()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await background.end(self._task)
 
     async def _deliver_on(self) -> None:
         while True:

@@ -1,13 +1,13 @@
 """What is well and what is not: looked at in the background, so that no probe waits for a dependency."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import structlog
 
+from service import background
 from service.clock import Clock
 from service.errors import Unavailable
 from service.mail.mailer import MailNotSent, Transport
@@ -82,10 +82,7 @@ class Health:
 
     async def stop(self) -> None:
         """Ends the looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await background.end(self._task)
 
     async def _look_on(self) -> None:
         while True:

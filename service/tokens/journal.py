@@ -48,11 +48,15 @@ class Journal:
     async def ended(self, session: bytes, reason: EndReason) -> None:
         """Notes the end of one session; an end that was noted before stays as it was. Raises `Unavailable`."""
         async with self.database.begin() as transaction:
-            await transaction.execute(
-                update(SessionRow)
-                .where(SessionRow.id == UUID(bytes=session), SessionRow.ended_at.is_(None))
-                .values(ended_at=self.clock(), ended_reason=reason)
-            )
+            await self.note_end(transaction, session, reason)
+
+    async def note_end(self, transaction: Transaction, session: bytes, reason: EndReason) -> None:
+        """The same, in somebody's transaction."""
+        await transaction.execute(
+            update(SessionRow)
+            .where(SessionRow.id == UUID(bytes=session), SessionRow.ended_at.is_(None))
+            .values(ended_at=self.clock(), ended_reason=reason)
+        )
 
     async def all_ended(self, transaction: Transaction, account: UUID, reason: EndReason) -> None:
         """Notes the end of every session of an account, in the transaction that decides it."""

