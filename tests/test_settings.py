@@ -113,7 +113,7 @@ WEAK = {
     "VESTIBULE_REDIS_POOL": ["0", "-1"],
     "VESTIBULE_REDIS_TIMEOUT": ["0", "-1"],
     "VESTIBULE_MAIL_TIMEOUT": ["0"],
-    "VESTIBULE_ALLOWED_ORIGINS": ["*", "null", "https://app.example.com/", "app.example.com", "http://app.example.com"],
+    "VESTIBULE_ALLOWED_ORIGINS": ["*", "null", "https://app.example.com/", "app.example.com"],
     "VESTIBULE_TRUSTED_PROXIES": ["*", "everybody", "10.0.0.0/33", "10.0.0.1/8"],
     "DATABASE_URL": ["nonsense", "mysql://u:canary-one@localhost/x", "postgresql://u:canary-one@localhost:port/x"],
     "REDIS_URL": ["nonsense", "http://:canary-two@localhost", "redis://:canary-two@localhost:port"],

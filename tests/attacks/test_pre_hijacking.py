@@ -4,6 +4,7 @@ Who gets in holds both: the mailbox, and the password that was chosen together w
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import product
@@ -27,7 +28,8 @@ async def lax(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker that mails as often as it is asked."""
-    limits = {"VESTIBULE_LIMIT_MAIL_ADDRESS": "1000000/s", "VESTIBULE_LIMIT_CODE_ADDRESS": "1000000/s"}
+    names = ("MAIL_ADDRESS", "CODE_ADDRESS", "CODE_ADDRESS_NETWORK", "VERIFY_NETWORK")
+    limits = {f"VESTIBULE_LIMIT_{name}": "1000000/s" for name in names}
     async with worker(load({**environ, **limits}), wall_clock, outbox) as running:
         yield running
 
@@ -70,6 +72,19 @@ async def login(app: Litestar, person: Person, **other: object) -> httpx.Respons
         return await http.post("/auth/login", json=person.credentials(**other))
 
 
+def assert_not_in(answer: httpx.Response) -> None:
+    """Refused: as nobody, or as one whose own sign-up is not proved, which says nothing about the account."""
+    code = (answer.status_code, answer.json()["code"])
+    assert code in {(401, "invalid_credentials"), (403, "email_not_verified")}
+    assert "token" not in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+def every_code(outbox: Outbox, address: str) -> set[str]:
+    """Whatever could be typed in by somebody to whom the owner reads every mail out aloud."""
+    return {code for mail in outbox.to(address) for code in re.findall(r"\b\d{6}\b", mail.text)}
+
+
 async def accounts_of(services: Services, address: str) -> int:
     async with services.database.begin() as transaction:
         found = await transaction.scalar(text("SELECT count(*) FROM accounts WHERE email = :a"), {"a": address})
@@ -94,17 +109,18 @@ async def test_only_mailbox_and_password_of_one_sign_up_together_open_an_account
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_or_expired_code")
         assert await accounts_of(services, two.victim.email) == 0
         for entry in entries.values():
-            assert entry.status_code in {401, 403}
-            assert "access_token" not in entry.json()
+            assert_not_in(entry)
         return
     # A code opens the account with the password of its own sign-up, and with no other.
     loser = "attacker" if handle == "victim" else "victim"
     assert answer.status_code == 200
     assert entries[handle].status_code == 200
-    assert (entries[loser].status_code, entries[loser].json()["code"]) == (401, "invalid_credentials")
+    assert_not_in(entries[loser])
+    await services.mailer.drain()
     async with browser(app) as http:
-        for code_again in two.codes.values():
-            assert (await verify(http, two.handles[loser], code_again)).status_code == 400
+        for code_again in every_code(outbox, two.victim.email):
+            for planted in {two.handles[loser], entries[loser].json().get("registration", "")}:
+                assert (await verify(http, planted, code_again)).status_code == 400
 
 
 @pytest.mark.standard("LG-21")
@@ -113,27 +129,24 @@ async def test_a_strangers_sign_up_is_worthless_once_the_owner_has_proved_the_ad
 ) -> None:
     two = await both_sign_up(lax_app, lax, outbox)
     # The attacker keeps the sign-up warm in every way there is.
-    early = await login(lax_app, two.attacker)
-    assert early.status_code in {401, 403}
+    assert_not_in(await login(lax_app, two.attacker))
     async with browser(lax_app) as http:
         await http.post("/auth/verify/resend", json={"registration": two.handles["attacker"]})
         assert (await verify(http, two.handles["victim"], two.codes["victim"])).status_code == 200
 
     for attempt in ({}, {"email": two.victim.email.upper()}):
-        refused = await login(lax_app, two.attacker, **attempt)
-        assert (refused.status_code, refused.json()["code"]) == (401, "invalid_credentials")
+        assert_not_in(await login(lax_app, two.attacker, **attempt))
     async with browser(lax_app) as http:
         for body in ({"nickname": two.victim.nickname}, {"nickname": two.attacker.nickname}):
             refused = await http.post("/auth/login", json={"password": ATTACKERS_PASSWORD, **body})
             assert refused.status_code == 401
         await http.post("/auth/verify/resend", json={"registration": two.handles["attacker"]})
-        # Even with the owner reading every mail out aloud.
         await lax.mailer.drain()
-        for mail in outbox.to(two.victim.email):
-            for word in mail.text.split():
-                if word.isdecimal() and len(word) == 6:
-                    for handle in two.handles.values():
-                        assert (await verify(http, handle, word)).status_code == 400
+        codes = every_code(outbox, two.victim.email)
+        assert len(codes) >= 2
+        for handle in two.handles.values():
+            for code in codes:
+                assert (await verify(http, handle, code)).status_code == 400
     assert (await login(lax_app, two.victim)).status_code == 200
     assert await accounts_of(lax, two.victim.email) == 1
 
@@ -147,7 +160,7 @@ async def test_a_sign_up_after_the_proof_changes_nothing(app: Litestar, services
         handle = await begin_sign_up(http, attacker)
         assert (await verify(http, handle, "000000")).status_code == 400
 
-    assert (await login(app, attacker)).json().get("access_token") is None
+    assert_not_in(await login(app, attacker))
     assert (await login(app, owner)).status_code == 200
 
 
@@ -159,13 +172,12 @@ async def test_taking_the_place_of_the_latest_sign_up_does_not_spoil_the_proof(
     async with browser(lax_app) as http:
         for _ in range(5):
             await begin_sign_up(http, Person(two.victim.email, somebody().nickname, ATTACKERS_PASSWORD))
-        again = await login(lax_app, two.attacker)
-        assert again.status_code in {401, 403}
+        assert_not_in(await login(lax_app, two.attacker))
         proved = await verify(http, two.handles["victim"], two.codes["victim"])
 
     assert proved.status_code == 200
     assert (await login(lax_app, two.victim)).status_code == 200
-    assert (await login(lax_app, two.attacker)).status_code == 401
+    assert_not_in(await login(lax_app, two.attacker))
 
 
 @pytest.mark.standard("LG-21", "RL-07")
@@ -211,5 +223,5 @@ async def test_another_spelling_of_the_address_is_the_same_victim(
         assert (await verify(http, planted, planted_code)).status_code == 400
 
     for spelling in (attacker.email, victim.email, victim.email.title()):
-        assert (await login(app, attacker, email=spelling)).status_code == 401
+        assert_not_in(await login(app, attacker, email=spelling))
         assert (await login(app, victim, email=spelling)).status_code == 200

@@ -1,7 +1,8 @@
 -- What every session script shares: the clock, and how one session is packed into its field.
 --
--- The hash of an account holds one field per session (16 bytes: the public session id), `w`, the watermark ("all that
--- was opened up to then is dead"), `n`, when the newest session was opened, and `r`, the account's roles. Times are integers in milliseconds of the server's own clock.
+-- The hash of an account holds one field per session (16 bytes: the public session id), `w`, the watermark (all that
+-- was opened up to then is dead), `n`, when the newest session was opened, and `r`, the account's roles.
+-- Times are integers in milliseconds of the server's own clock.
 --   created, used, rotated, absolute, idle: 6 bytes each · generation: 4 · confirmed: 1 · ended: 1 (0 while it lives)
 --   · salt: 16 · client id, a line feed, and a detail that only the service reads
 local LAYOUT = '>I6I6I6I6I6I4I1I1'

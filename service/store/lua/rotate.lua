@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Gives a session its next generation, or the same successor again, or ends it when an old token comes back.
 -- KEYS: account · ARGV: sid, presented generation, client, grace ms, lost-answer ms, idle ms
--- Answers: outcome, sid, for `revoked` and `reused` why it ended (see Ended), and for `rotated`, `healed`, `repeated`: generation, created, absolute, detail, roles.
+-- Answers: outcome, sid; for `revoked` and `reused` why it ended (see Ended); for `rotated`, `healed`, `repeated`:
+-- generation, created, absolute, detail, roles.
 --% record
 local key, sid, presented, client = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local grace, lost, idle = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
