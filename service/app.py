@@ -9,6 +9,7 @@ import litestar._parsers
 import litestar.connection.base
 import litestar.connection.request
 import litestar.data_extractors
+import litestar.datastructures.url
 import structlog
 from litestar import Litestar, Request, Response, Router
 from litestar.config.app import AppConfig
@@ -103,16 +104,19 @@ def as_oauth_crash(request: Request[Any, Any, Any], error: Exception) -> Respons
 
 
 def forget_bodies_and_cookies() -> None:
-    """Takes away Litestar's process-wide `lru_cache` of form bodies and Cookie headers (still there in 2.25).
+    """Takes away Litestar's process-wide `lru_cache` of bodies, queries and Cookie headers (still there in 2.25).
 
     It would keep client secrets and refresh tokens in memory for as long as the process lives.
     """
     parse_cookies = _uncached(litestar._parsers.parse_cookie_string)
     parse_form = _uncached(litestar._parsers.parse_url_encoded_form_data)
+    parse_query = _uncached(litestar._parsers.parse_query_string)
     for module in (litestar._parsers, litestar.data_extractors, litestar.connection.base):
         module.parse_cookie_string = parse_cookies  # type: ignore[attr-defined]
     for module in (litestar._parsers, litestar._kwargs.extractors, litestar.connection.request):
         module.parse_url_encoded_form_data = parse_form  # type: ignore[attr-defined]
+    for module in (litestar._parsers, litestar.connection.base, litestar.datastructures.url):
+        module.parse_query_string = parse_query  # type: ignore[attr-defined]
 
 
 def _uncached(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Index, insert
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Index
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service import background
@@ -95,8 +95,8 @@ class Audit:
             **detail,
         )
         if len(self._waiting) >= MOST_WAITING:
-            self.lost += 1
-            self._waiting.popleft()
+            self.lost += 1  # the newest: a flood must not push out what was there before it
+            return
         self._waiting.append(row)
 
     async def flush(self) -> None:
@@ -104,23 +104,31 @@ class Audit:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
-                async with self.database.begin() as transaction:
-                    await transaction.execute(insert(AuditEvent), batch)
+                await self._write(batch)
             except (Unavailable, asyncio.CancelledError):
                 self._waiting.extendleft(reversed(batch))
                 raise
             except Exception:  # noqa: BLE001  whatever it was, each row gets a chance of its own
                 await self._salvage(batch)
 
+    async def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Writes rows; those that a lost answer left behind already are not written again."""
+        async with self.database.begin() as transaction:
+            await transaction.execute(insert(AuditEvent).on_conflict_do_nothing(), rows)
+
     async def _salvage(self, batch: list[dict[str, Any]]) -> None:
         """Writes one by one what failed together, though not by an outage: one impossible row must not cost others."""
-        for row in batch:
+        waiting = deque(batch)
+        while waiting:
             try:
-                async with self.database.begin() as transaction:
-                    await transaction.execute(insert(AuditEvent), [row])
+                await self._write([waiting[0]])
+            except (Unavailable, asyncio.CancelledError):
+                self._waiting.extendleft(reversed(waiting))
+                raise
             except Exception:
                 self.lost += 1
-                log.exception("an audit event was dropped", event_name=row["event"])
+                log.exception("an audit event was dropped", event_name=waiting[0]["event"])
+            waiting.popleft()
 
     def start(self) -> None:
         """Begins to write in the background."""
@@ -132,6 +140,8 @@ class Audit:
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(CLOSING_TIME):
                 await self.flush()
+        if self._waiting or self.lost:
+            log.error("audit events are in the log alone", count=len(self._waiting) + self.lost)
 
     async def _write_on(self) -> None:
         while True:

@@ -6,6 +6,7 @@ an unlimited login is not an answer (ASVS 6.3.1).
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 
 from service.crypto.roots import RootKeys
 from service.errors import TooManyRequests
@@ -38,6 +39,14 @@ class Limits:
         """Forgets the attempts, after a success that proves them honest."""
         await self.store.delete(self._key(rule, subjects))
 
+    async def vouch(self, rule: str, life: timedelta, *subjects: str) -> None:
+        """Remembers that these subjects proved themselves."""
+        await self.store.put(f"vouched:{self._key(rule, subjects)}", 1, int(life.total_seconds()))
+
+    async def is_vouched(self, rule: str, *subjects: str) -> bool:
+        """Whether these subjects proved themselves before."""
+        return await self.store.get(f"vouched:{self._key(rule, subjects)}") is not None
+
     def _key(self, rule: str, subjects: tuple[str, ...]) -> str:
         subject = "\n".join(subjects).encode()
-        return f"limit:{rule}:{self.roots.mac('limits', subject, self.roots.current).hex()[:32]}"
+        return f"limit:{rule}:{self.roots.mac('limits', subject, self.roots.oldest).hex()[:32]}"

@@ -142,6 +142,8 @@ def as_http_problem(request: Request[Any, Any, Any], error: HTTPException) -> Re
 
 def translated(error: HTTPException) -> ServiceError:
     """The refusal of ours that says the same."""
+    if isinstance(error, ValidationException) and _is_bodiless(error):
+        return MalformedRequest("no body")
     if isinstance(error, ValidationException):
         return InvalidInput(fields=_wrong_fields(error)) if error.extra else MalformedRequest(error.detail)
     by_status: dict[int, type[ServiceError]] = {
@@ -157,7 +159,18 @@ def translated(error: HTTPException) -> ServiceError:
 def _wrong_fields(error: ValidationException) -> list[FieldError]:
     entries = error.extra if isinstance(error.extra, list) else []
     return [
-        FieldError(str(entry.get("key") or "body"), "invalid", str(entry.get("message") or "not valid"))
+        FieldError(_field(entry), "invalid", str(entry.get("message") or "not valid"))
         for entry in entries
         if isinstance(entry, dict)
     ]
+
+
+def _field(entry: dict[str, object]) -> str:
+    """The field's name as the client knows it: `data` is what the framework calls the whole body."""
+    key = str(entry.get("key") or "data")
+    return "body" if key == "data" else key
+
+
+def _is_bodiless(error: ValidationException) -> bool:
+    entries = error.extra if isinstance(error.extra, list) else []
+    return any(isinstance(entry, dict) and entry.get("message") == "'data'" for entry in entries)

@@ -5,11 +5,13 @@ A setting `password_min_length` is the variable `VESTIBULE_PASSWORD_MIN_LENGTH`;
 Durations are seconds (`600`) or ISO 8601 (`PT10M`), lists are separated by commas, rates are `10/15m`.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -23,7 +25,16 @@ PASSWORD_FLOOR = 8
 ARGON2_FLOORS = ((1, 47104), (2, 19456), (3, 12288))
 """Time cost and memory in KiB, one of which must be reached (ASVS appendix C)."""
 MOST_CODE_TRIES = 10
+DATABASE_SCHEMES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+NOT_NOTHING = ("_life", "_timeout", "_idle", "_absolute", "_refresh")
+"""Endings of durations that cannot be zero."""
+WHOLE_SECONDS = ("_life", "_idle", "_absolute")
+"""Endings of durations that cross the wire, where they are whole seconds."""
+LEAST = {"hash_slots": 0, "hash_queue": 0}
+"""The least value of numbers that may be less than 1."""
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
 PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -120,14 +131,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limit_verify_network: Rate = Rate(60, 600)
     limit_code_address_network: Rate = Rate(20, 86400)
     limit_code_address: Rate = Rate(100, 86400)
-    limit_mail_address: Rate = Rate(5, 3600)
+    limit_mail_address_network: Rate = Rate(5, 3600)
+    limit_mail_address: Rate = Rate(20, 3600)
     limit_client_secret: Rate = Rate(20, 600)
+    limit_client_network: Rate = Rate(200, 600)
 
     # How long a dependency may take
     database_timeout: timedelta = timedelta(seconds=1)
     database_pool: int = 10
     database_pool_wait: timedelta = timedelta(milliseconds=300)
-    redis_timeout: timedelta = timedelta(milliseconds=250)
+    redis_timeout: timedelta = timedelta(milliseconds=500)
     redis_pool: int = 50
     redis_pool_wait: timedelta = timedelta(milliseconds=200)
     drain: timedelta = timedelta(seconds=5)
@@ -140,6 +153,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             *_odd_origins(self.allowed_origins),
             *_weak_passwords(self),
             *_weak_lifetimes(self),
+            *_impossible(self),
         ]
         if problems:
             raise ValueError(problems[0])
@@ -166,6 +180,8 @@ def _given(environ: Mapping[str, str]) -> dict[str, object]:
     for variable, value in environ.items():
         name, text = _from_file(variable, value)
         field = UNPREFIXED.get(name) or (name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else None)
+        if field in given:
+            raise SettingsError(f"{name} is given twice, by itself and as {name}_FILE")
         if field is not None and field not in NOT_SETTINGS:
             given[field] = _split(field, text)
     return given
@@ -199,24 +215,43 @@ def _in_variables(message: str) -> str:
     for field in Settings.__struct_fields__:
         variable = next((v for v, f in UNPREFIXED.items() if f == field), PREFIX + field.upper())
         message = message.replace(f"`$.{field}`", variable).replace(f"`{field}`", variable)
-    return message.replace("Object missing required field", "missing setting").replace("Object contains", "there is an")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        return f"there is no setting {PREFIX}{unknown[1].upper()}"
+    return message.replace("Object missing required field", "missing setting")
 
 
 def _weak_origin(issuer: str) -> list[str]:
-    parts = urlsplit(issuer)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    parts = parts_of(issuer)
+    if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment:
         return [f"VESTIBULE_ISSUER must be an http(s) URL without query and fragment, not {issuer!r}"]
-    if issuer.endswith("/"):
-        return ["VESTIBULE_ISSUER must not end with a slash"]
+    if issuer != issuer.lower() or parts.port == DEFAULT_PORTS[parts.scheme]:
+        return ["VESTIBULE_ISSUER must be in lower case and without its scheme's own port: clients compare it exactly"]
+    if issuer.endswith("/") or "//" in parts.path or parts.username is not None:
+        return ["VESTIBULE_ISSUER must not end with a slash, nor hold empty segments or credentials"]
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         return ["VESTIBULE_ISSUER must be https (http is for loopback only)"]
     return []
 
 
+def parts_of(url: str) -> SplitResult | None:
+    """A URL taken apart; None when it is none, or its port is none."""
+    try:
+        parts = urlsplit(url)
+        return None if parts.port == 0 else parts
+    except ValueError:
+        return None
+
+
 def _odd_origins(origins: tuple[str, ...]) -> list[str]:
     for origin in origins:
-        parts = urlsplit(origin)
-        if parts.scheme not in {"http", "https"} or "*" in origin or f"{parts.scheme}://{parts.netloc}" != origin:
+        parts = parts_of(origin)
+        if (
+            parts is None
+            or parts.scheme not in {"http", "https"}
+            or "*" in origin
+            or f"{parts.scheme}://{parts.netloc}" != origin
+        ):
             return [f"VESTIBULE_ALLOWED_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}"]
     return []
 
@@ -261,13 +296,35 @@ def _weak_lifetimes(given: Settings) -> list[str]:
         (given.jwks_max_age <= timedelta(minutes=15), "VESTIBULE_JWKS_MAX_AGE must be at most 15 minutes"),
         (given.sessions_per_account >= 1, "VESTIBULE_SESSIONS_PER_ACCOUNT must be at least 1"),
     )
-    lives = (
-        given.access_token_life,
-        given.session_idle,
-        given.code_life,
-        given.registration_life,
-        given.key_refresh,
-    )
-    if any(life <= timedelta(0) for life in lives):
-        return ["every lifetime must be longer than nothing"]
     return [problem for holds, problem in rules if not holds]
+
+
+def _impossible(given: Settings) -> list[str]:
+    problems = []
+    if not str(given.database_url).startswith(DATABASE_SCHEMES) or parts_of(str(given.database_url)) is None:
+        problems.append("DATABASE_URL must look like postgresql://user:password@host/database")
+    if not str(given.redis_url).startswith(REDIS_SCHEMES) or parts_of(str(given.redis_url)) is None:
+        problems.append("REDIS_URL must look like redis://host:6379/0 (or rediss://, unix://)")
+    for network in given.trusted_proxies:
+        try:
+            ip_network(network)
+        except ValueError:
+            problems.append(f"VESTIBULE_TRUSTED_PROXIES takes addresses and networks, not {network!r}")
+    if given.breached_passwords_url and not given.breached_passwords_url.startswith("https://"):
+        problems.append("VESTIBULE_BREACHED_PASSWORDS_URL must be https")
+    return [*problems, *_too_small(given)]
+
+
+def _too_small(given: Settings) -> list[str]:
+    problems = []
+    for field in msgspec.structs.fields(Settings):
+        value, least = getattr(given, field.name), LEAST.get(field.name, 1)
+        if isinstance(value, timedelta) and value < timedelta(0):
+            problems.append(f"{PREFIX}{field.name.upper()} must not be negative")
+        if value == timedelta(0) and field.name.endswith(NOT_NOTHING):
+            problems.append(f"{PREFIX}{field.name.upper()} must be longer than nothing")
+        if isinstance(value, timedelta) and field.name.endswith(WHOLE_SECONDS) and value < timedelta(seconds=1):
+            problems.append(f"{PREFIX}{field.name.upper()} must be at least a second")
+        if isinstance(value, int) and value < least:
+            problems.append(f"{PREFIX}{field.name.upper()} must be at least {least}")
+    return problems

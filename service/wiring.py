@@ -79,7 +79,6 @@ class Services:
         await self._reload()
         await self.health.look()
         self.audit.start()
-        self.mailer.start()
         self.health.start()
         reloading = asyncio.create_task(self._reload_on(), name="reload")
         try:
@@ -104,15 +103,15 @@ class Services:
             await self._reload()
 
     async def _reload(self) -> None:
-        try:
-            await self.signing_keys.reload()
-            await self.clients.reload()
-        except Unavailable as error:
-            log.warning("keys and clients were not read anew", reason=error.reason)
-        except UnsealError:
-            log.error("a signing key cannot be unsealed: its root key is not in VESTIBULE_KEYS")
-        except Exception:
-            log.exception("keys and clients could not be read anew")
+        for what, reload in (("signing keys", self.signing_keys.reload), ("clients", self.clients.reload)):
+            try:
+                await reload()
+            except Unavailable as error:
+                log.warning("not read anew", what=what, reason=error.reason)
+            except UnsealError:
+                log.error("a signing key cannot be unsealed: its root key is not in VESTIBULE_KEYS")
+            except Exception:
+                log.exception("could not be read anew", what=what)
 
 
 def build(

@@ -347,3 +347,8 @@ async def sign_up(http: httpx.AsyncClient, services: Services, outbox: Outbox, p
 async def person(http: httpx.AsyncClient, services: Services, outbox: Outbox) -> Person:
     """Somebody who just signed up."""
     return await sign_up(http, services, outbox)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long values are named by their length: readable, and alike in every process although keys differ."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > 30 else None

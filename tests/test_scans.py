@@ -57,7 +57,7 @@ def test_no_broken_hash_and_no_broken_cipher_but_where_a_protocol_fixes_it() -> 
 
 @pytest.mark.standard("KY-15")
 def test_integrity_rests_on_256_bits() -> None:
-    assert {call for _, call in calls() if re.search(r"sha(224|384|512)?$|blake", call)} == set()
+    assert {call for _, call in calls() if re.search(r"\bsha(224|384|512)$|blake", call)} == set()
     assert any(call == "sha256" for _, call in calls())
 
 

@@ -47,7 +47,8 @@ def test_the_least_that_must_be_given_is_enough() -> None:
     assert settings.token_audience == settings.issuer
     assert settings.password_min_length == 15
     assert settings.code_life == timedelta(minutes=10)
-    assert (settings.limit_mail_address.attempts, settings.limit_mail_address.seconds) == (5, 3600)
+    rate = settings.limit_mail_address_network
+    assert (rate.attempts, rate.seconds) == (5, 3600)
     assert settings.allowed_origins == ()
 
 
@@ -142,7 +143,7 @@ def test_a_hash_reaches_one_row_of_the_appendix(passes: int, memory: int, enough
 
 
 @pytest.mark.parametrize(
-    "issuer", ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:80", "https://a.example/auth"]
+    "issuer", ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:8080", "https://a.example/auth"]
 )
 def test_http_is_for_this_machine_alone(issuer: str) -> None:
     assert load(given(VESTIBULE_ISSUER=issuer)).issuer == issuer
@@ -152,7 +153,7 @@ def test_http_is_for_this_machine_alone(issuer: str) -> None:
     ("text", "seconds"), [("600", 600), ("PT10M", 600), ("PT0.5S", 0.5), ("90", 90), ("0.25", 0.25), ("PT1M30S", 90)]
 )
 def test_durations_are_seconds_or_iso_8601(text: str, seconds: float) -> None:
-    assert load(given(VESTIBULE_CODE_LIFE=text)).code_life == timedelta(seconds=seconds)
+    assert load(given(VESTIBULE_MAIL_TIMEOUT=text)).mail_timeout == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,12 @@ class MeController(Controller):
     path = "/me"
     tags = ("Account",)
 
-    @get("", operation_id="me", responses=refusals(AmbiguousCredentials, Unauthenticated, InvalidToken, body=False))
+    @get(
+        "",
+        operation_id="me",
+        summary="Your account",
+        responses=refusals(AmbiguousCredentials, Unauthenticated, InvalidToken, body=False),
+    )
     async def read(self, principal: NamedDependency[Principal], profile: NamedDependency[Profile]) -> Response[Me]:
         """The account behind the access token."""
         account = await profile.read(principal.account)

@@ -34,6 +34,7 @@ class Entrance:
             await self._write_down(account.id, client, amr, device, opened)
             await self._follow_up(account.id, opened)
         except ServiceError:
+            self._record_evictions(account.id, opened)
             await self.sessions.discard(account.id, opened.session)
             raise
         self._record(account.id, client, amr, opened)
@@ -75,5 +76,8 @@ class Entrance:
     def _record(self, account: UUID, client: str, amr: tuple[str, ...], opened: Opened) -> None:
         session = str(UUID(bytes=opened.session))
         self.audit.record("session.open", account=account, client=client, session=session, amr=list(amr))
+        self._record_evictions(account, opened)
+
+    def _record_evictions(self, account: UUID, opened: Opened) -> None:
         for evicted in opened.evicted:
             self.audit.record("session.close", "evicted", account=account, session=str(UUID(bytes=evicted)))

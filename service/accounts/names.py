@@ -1,7 +1,8 @@
 """The names people go by, in the one form in which they are compared (a unique index stands on it).
 
 An address is compared in lower case with its domain in ASCII (IDNA). A nickname is compared case-folded and must be
-given in its NFKC form, so that no look-alike spelling of somebody's nickname can exist beside it.
+given in its NFKC form, so that compatibility spellings (full width, ligatures) cannot exist beside it; letters of
+other scripts that look alike can.
 """
 
 import unicodedata

@@ -6,7 +6,7 @@ password at sign-in can be given it again although no store holds it.
 
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from service.crypto import opaque
@@ -18,11 +18,14 @@ HANDLE_PREFIX = "vrg"
 HANDLE_PURPOSE = "registration handle"
 CODE_PURPOSE = "verification code"
 ADDRESS_PURPOSE = "pending address"
+CHOSEN_PURPOSE = "pending password"
 ID_BYTES = 16
 MAC_BYTES = 16
 CODE_SPACE = 1_000_000
 
-Outcome = Literal["right", "wrong", "burnt", "unknown"]
+CLAIM_MS = 10_000
+
+Outcome = Literal["right", "claimed", "wrong", "burnt", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class PendingSignUp:
     password_hash: str
     address_known: bool
     tries: int = 0
+    chosen_digest: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,10 @@ class PendingSignUps:
     roots: RootKeys
     settings: Settings
 
-    async def hold(self, email: str, nickname: str, password_hash: str, *, address_known: bool) -> PendingSignUp:
-        """Keeps a new sign-up, without a code yet."""
+    async def hold(
+        self, email: str, nickname: str, password: str, password_hash: str, *, address_known: bool
+    ) -> PendingSignUp:
+        """Keeps a new sign-up, without a code yet; of the password its hash, and a keyed digest for `chosen`."""
         pending = PendingSignUp(secrets.token_hex(ID_BYTES), email, nickname, password_hash, address_known)
         seconds = int(self.settings.registration_life.total_seconds())
         fields = {
@@ -59,6 +65,7 @@ class PendingSignUps:
             "hash": password_hash,
             "known": str(int(address_known)),
             "tries": "0",
+            "chosen": self._chosen_digest(pending.id, password),
         }
         flat = [part for pair in fields.items() for part in pair]
         await self.store.run("hold", _key(pending.id), seconds * 1000, *flat)
@@ -75,10 +82,21 @@ class PendingSignUps:
         return code
 
     async def redeem(self, pending: PendingSignUp, code: str) -> Outcome:
-        """Counts one try and compares. A right code stays good until the sign-up is forgotten or it expires."""
+        """Counts one try and compares. A right code is claimed for ten seconds: `release` it or `forget` all."""
         digest = self._code_digest(pending.id, code)
-        answer = await self.store.run("redeem", _key(pending.id), digest, self.settings.code_tries)
+        answer = await self.store.run("redeem", _key(pending.id), digest, self.settings.code_tries, CLAIM_MS)
         return cast("Outcome", answer.decode())
+
+    def chose(self, pending: PendingSignUp, password: str) -> bool:
+        """Whether this is the password of the sign-up, in no time: sign-in must not take longer for a pending one.
+
+        See deploy/decisions/0005: the digest is keyed by the environment and lives as long as the sign-up.
+        """
+        return hmac.compare_digest(self._chosen_digest(pending.id, password), pending.chosen_digest)
+
+    async def release(self, pending: PendingSignUp) -> None:
+        """Gives a claimed code back, since nothing came of it."""
+        await self.store.drop_field(_key(pending.id), "claimed")
 
     async def find(self, handle: str) -> PendingSignUp | None:
         """The sign-up behind a handle."""
@@ -112,10 +130,14 @@ class PendingSignUps:
             password_hash=fields["hash"].decode(),
             address_known=fields["known"] == b"1",
             tries=int(fields["tries"]),
+            chosen_digest=fields["chosen"].decode(),
         )
 
     def _mac(self, pending_id: str) -> bytes:
         return self.roots.mac(HANDLE_PURPOSE, bytes.fromhex(pending_id), self.roots.oldest)[:MAC_BYTES]
+
+    def _chosen_digest(self, pending_id: str, password: str) -> str:
+        return self.roots.mac(CHOSEN_PURPOSE, f"{pending_id}:{password}".encode(), self.roots.oldest).hex()
 
     def _code_digest(self, pending_id: str, code: str) -> str:
         return self.roots.mac(CODE_PURPOSE, f"{pending_id}:{code}".encode(), self.roots.oldest).hex()

@@ -1,7 +1,8 @@
 """Sign-up: no account before the address is proved, and nobody in it who does not hold mailbox and password."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -23,6 +24,8 @@ from service.errors import (
     InvalidInput,
     InvalidOrExpiredCode,
     NicknameTaken,
+    ServiceError,
+    Unavailable,
 )
 from service.limits import Limits
 from service.mail.mailer import Mailer
@@ -72,18 +75,21 @@ class Registration:
         await self.rules.ensure_not_leaked(password)
         known = await self._look_up(address, key)
         password_hash = await self.passwords.hash(password)
-        held = await self.pending.hold(address, nickname, password_hash, address_known=known)
+        held = await self.pending.hold(address, nickname, password, password_hash, address_known=known)
         self.audit.record("account.register", "address_known" if known else "ok")
-        await self.mail_code(held)
+        await self.mail_code(held, device)
         return Registered(self.pending.handle(held), self.settings.registration_life)
 
     async def resend(self, handle: str, device: Device) -> None:
         """Mails a new code; nothing happens for a handle that is not ours, which does not show."""
         await self.limits.take("verify", self.settings.limit_verify_network, device.network)
         held = await self.pending.find(handle)
-        if held is not None:
-            self.audit.record("account.resend_code")
-            await self.mail_code(held)
+        if held is None:
+            return
+        self.audit.record("account.resend_code")
+        async with self.database.begin() as transaction:
+            proved = await AccountRepository(session=transaction).by_name(Name("email", held.email))
+        await self.mail_code(replace(held, address_known=held.address_known or proved is not None), device)
 
     async def verify(
         self, handle: str, code: str, client_id: str, device: Device, nickname: str | None = None
@@ -100,15 +106,21 @@ class Registration:
             self.audit.record("account.verify", "unknown_registration", client=client.id)
             raise InvalidOrExpiredCode("unknown registration")
         await self._redeem(held, code, device)
-        account = await self._create(held, nickname)
-        await self.pending.forget(held)
-        await self._forgive_tries(held, device)
+        try:
+            account = await self._create(held, nickname)
+            grant = await self.entrance.admit(account, client.id, PROVED_BY_MAIL, device)
+        except ServiceError:
+            await self.pending.release(held)
+            raise
         self.audit.record("account.verify", account=account.id, client=client.id)
-        return await self.entrance.admit(account, client.id, PROVED_BY_MAIL, device)
+        with suppress(Unavailable):  # signed in is signed in; what is left over ends by itself
+            await self.pending.forget(held)
+            await self._forgive_tries(held, device)
+        return grant
 
-    async def mail_code(self, held: PendingSignUp) -> None:
+    async def mail_code(self, held: PendingSignUp, device: Device) -> None:
         """Mails a fresh code, or to a known address the notice. Beyond the address's limit nothing is sent."""
-        if not await self.limits.allows("mail", self.settings.limit_mail_address, held.email):
+        if not await self._may_mail(held.email, device):
             self.audit.record("account.mail", "limited")
             return
         code = await self.pending.new_code(held)
@@ -116,7 +128,14 @@ class Registration:
             self.mailer.post("already_registered", held.email)
         else:
             minutes = int(self.settings.code_life.total_seconds() // 60)
-            self.mailer.post("verify", held.email, code=code, minutes=minutes, nickname=held.nickname)
+            self.mailer.post("verify", held.email, code=code, minutes=minutes)
+
+    async def _may_mail(self, email: str, device: Device) -> bool:
+        """A network has a budget within that of the address: a stranger's sign-ups do not spend the owner's mails."""
+        rate = self.settings.limit_mail_address_network
+        return await self.limits.allows("mail-address-network", rate, email, device.network) and (
+            await self.limits.allows("mail-address", self.settings.limit_mail_address, email)
+        )
 
     def _checked(self, email: str, password: str, nickname: str) -> tuple[str, str]:
         """The canonical address and nickname. Raises `InvalidInput` with all that is wrong at once."""
@@ -147,6 +166,8 @@ class Registration:
             await self.limits.take("code-address-network", rate, held.email, device.network)
             await self.limits.take("code-address", self.settings.limit_code_address, held.email)
         outcome = await self.pending.redeem(held, code)
+        if outcome == "claimed":
+            raise Unavailable("the same code is being redeemed at this moment")
         if outcome != "right":
             self.audit.record("account.verify", f"code_{outcome}")
             raise InvalidOrExpiredCode(outcome)
@@ -173,9 +194,23 @@ class Registration:
         )
         try:
             await add_account(self.database, account)
-        except EmailTaken:
-            raise InvalidOrExpiredCode("the address was proved by somebody else meanwhile") from None
+        except (EmailTaken, NicknameTaken):
+            existing = await self._made_by(held)
+            if existing is None:
+                raise
+            return existing
         return account
+
+    async def _made_by(self, held: PendingSignUp) -> Account | None:
+        """The account that this very sign-up made before, when its answer was lost: the salted hash is its mark.
+
+        Raises `InvalidOrExpiredCode` when the address has another account: somebody else proved it meanwhile.
+        """
+        async with self.database.begin() as transaction:
+            existing = await AccountRepository(session=transaction).by_name(Name("email", held.email))
+        if existing is not None and existing.password_hash != held.password_hash:
+            raise InvalidOrExpiredCode("the address was proved by somebody else meanwhile")
+        return existing
 
 
 async def add_account(database: Database, account: Account) -> None:

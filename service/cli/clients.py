@@ -3,6 +3,7 @@
 import click
 
 from service.cli.running import end, with_services
+from service.wiring import Services
 
 
 @click.group()
@@ -22,11 +23,7 @@ def create(client_id: str, name: str, kind: str, introspect: bool) -> None:
     if introspect and not confidential:
         raise click.UsageError("--introspect needs a confidential client")
     try:
-        secret = with_services(
-            lambda s: s.clients.create(
-                client_id, name or client_id, confidential=confidential, may_introspect=introspect
-            )
-        )
+        secret = with_services(lambda s: _create(s, client_id, name or client_id, confidential, introspect))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     click.echo(f"client_id      {client_id}")
@@ -52,6 +49,18 @@ def list_clients() -> None:
 @click.argument("client_id")
 def disable(client_id: str) -> None:
     """Shut CLIENT_ID out: its credentials and the tokens it was given stop working within seconds."""
-    if not with_services(lambda s: s.clients.disable(client_id)):
+    if not with_services(lambda s: _disable(s, client_id)):
         end(f"there is no client {client_id}")
     click.echo(f"{client_id} is disabled")
+
+
+async def _create(services: Services, client_id: str, name: str, confidential: bool, introspect: bool) -> str | None:
+    secret = await services.clients.create(client_id, name, confidential=confidential, may_introspect=introspect)
+    services.audit.record("client.create", client=client_id, confidential=confidential, introspects=introspect)
+    return secret
+
+
+async def _disable(services: Services, client_id: str) -> bool:
+    known = await services.clients.disable(client_id)
+    services.audit.record("client.disable", "ok" if known else "unknown", client=client_id)
+    return known

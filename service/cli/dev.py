@@ -19,9 +19,10 @@ from service.app import create_app
 from service.cli.running import MISUSED, end, prepare
 from service.clock import utc_now
 from service.crypto.roots import KEY_BYTES
+from service.crypto.sealing import UnsealError
 from service.embedded.errors import EmbeddedError
 from service.embedded.servers import EmbeddedServers
-from service.errors import ClientIdTaken
+from service.errors import ClientIdTaken, ServiceError
 from service.mail.mailbox import Mailbox
 from service.server import options
 from service.settings import Settings, SettingsError, load
@@ -30,7 +31,8 @@ from service.wiring import Services, build
 
 INTROSPECTING = "dev-service"
 WATCH_PAUSE = 0.5
-WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what to call oneself when listening everywhere
+CALLABLE = {"127.0.0.1", "localhost", "::1"}
+"""Hosts that may stand in a URL without TLS; under any other one, this machine calls itself localhost."""
 
 WELCOME = """
 Vestibule is ready ({seconds:.1f} s)
@@ -67,7 +69,7 @@ class Place:
 
     @property
     def url(self) -> str:
-        host = WILDCARDS.get(self.host, self.host)
+        host = self.host if self.host in CALLABLE else "localhost"
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
@@ -100,6 +102,10 @@ def dev(host: str, port: int, data: Path | None) -> None:
         end(str(error))
     except SettingsError as error:
         end(str(error), MISUSED)
+    except ServiceError as refusal:
+        end(f"{refusal.title} ({refusal.reason})")
+    except UnsealError:
+        end(f"the keys in the database were sealed under another root key than {place.folder / 'root.key'}")
     except KeyboardInterrupt:
         pass
     click.echo("stopped")

@@ -6,6 +6,7 @@ import secrets
 import click
 
 from service.cli.running import with_services
+from service.crypto.keyring import SigningKey
 from service.crypto.roots import KEY_BYTES, MAX_KEY_ID
 from service.wiring import Services
 
@@ -28,17 +29,23 @@ def rotate() -> None:
 
     The next key is in the JWKS already; it begins to sign when every cache of the JWKS has seen it.
     """
-    scheduled, successor = with_services(lambda s: s.signing_keys.rotate())
+    scheduled, successor = with_services(_rotate)
     click.echo(f"{scheduled.kid}  signs from {scheduled.activates_at:%Y-%m-%d %H:%M:%S} UTC")
     click.echo(f"{successor.kid}  is published as the next one")
 
 
 @keys.command()
-@click.option("--number", default=1, show_default=True, type=click.IntRange(0, MAX_KEY_ID), help="One more each time.")
+@click.option("--number", default=1, show_default=True, type=click.IntRange(1, MAX_KEY_ID), help="One more each time.")
 def generate(number: int) -> None:
     """Print a root key for VESTIBULE_KEYS. How to rotate is in deploy/README.md."""
     key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=").decode()
     click.echo(f"{number}:{key}")
+
+
+async def _rotate(services: Services) -> tuple[SigningKey, SigningKey]:
+    scheduled, successor = await services.signing_keys.rotate()
+    services.audit.record("keys.rotate", kid=scheduled.kid)
+    return scheduled, successor
 
 
 async def _lines(services: Services) -> list[str]:

@@ -10,6 +10,7 @@ import click
 import structlog
 
 from service import logs
+from service.crypto.sealing import UnsealError
 from service.errors import ServiceError
 from service.mail.mailer import NoTransport
 from service.settings import Settings, SettingsError, load
@@ -30,6 +31,8 @@ def with_services(action: Callable[[Services], Awaitable[T]]) -> T:
         end(str(error), MISUSED)
     except ServiceError as refusal:
         end(_told(refusal))
+    except UnsealError:
+        end("a signing key cannot be unsealed: put the root key that sealed it back into VESTIBULE_KEYS")
 
 
 async def prepare(services: Services) -> None:

@@ -1,6 +1,5 @@
 """`vestibule user`: accounts, from the operator's side."""
 
-import secrets
 import sys
 
 import click
@@ -8,8 +7,6 @@ import click
 from service.accounts.models import Account
 from service.cli.running import end, with_services
 from service.wiring import Services
-
-GENERATED_BYTES = 18
 
 
 @click.group()
@@ -22,14 +19,14 @@ def user() -> None:
 @click.option("--nickname", required=True)
 @click.option("--role", "roles", multiple=True, help="A role of the account; may be given several times.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@click.option("--generate-password", is_flag=True, help="Make a password and print it.")
-def create(email: str, nickname: str, roles: tuple[str, ...], password_stdin: bool, generate_password: bool) -> None:
-    """Make an account whose address you vouch for. Asks for the password unless told otherwise."""
-    password = _password(password_stdin, generate_password)
+def create(email: str, nickname: str, roles: tuple[str, ...], password_stdin: bool) -> None:
+    """Make an account whose address you vouch for. Asks for the password unless told otherwise.
+
+    There is no default and no generated password: what a system made must not stay a password (ASVS 6.4.1).
+    """
+    password = _password(password_stdin)
     account = with_services(lambda s: s.administration.create(email, nickname, password, roles))
     click.echo(f"id        {account.id}")
-    if generate_password:
-        click.echo(f"password  {password}")
 
 
 @user.command()
@@ -49,11 +46,7 @@ async def _disable(services: Services, name: str) -> Account | None:
     return account
 
 
-def _password(from_stdin: bool, generate: bool) -> str:
-    if from_stdin and generate:
-        raise click.UsageError("--password-stdin and --generate-password exclude each other")
-    if generate:
-        return secrets.token_urlsafe(GENERATED_BYTES)
+def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
     answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)

@@ -56,12 +56,14 @@ class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     refresh_token: RefreshTokenText | None = None
     client_id: ClientId = DEFAULT_FRONT_END
+    transport: Transport | None = None
 
 
 class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The refresh token, unless it comes in the cookie."""
 
     refresh_token: RefreshTokenText | None = None
+    transport: Transport | None = None
 
 
 class LoginController(Controller):
@@ -76,6 +78,7 @@ class LoginController(Controller):
         "/login",
         status_code=200,
         operation_id="login",
+        summary="Sign in",
         responses=refusals(InvalidCredentials, EmailNotVerified, AccountDisabled, CrossSiteRefused, UnknownClient),
     )
     async def create(
@@ -108,10 +111,9 @@ class LoginController(Controller):
         settings: NamedDependency[Settings],
     ) -> Response[TokenAnswer]:
         """The next pair of tokens. A retry with the same token gets the same refresh token again."""
-        transport: Transport = "body" if data.refresh_token is not None else "cookie"
-        token = data.refresh_token if data.refresh_token is not None else cookie_token(request, settings)
+        transport, token = _presented(request, data, settings)
         if token is None:
-            raise _nothing_presented()
+            raise _refresh_token_missing()
         try:
             grant = await login.refresh(token, data.client_id)
         except SessionExpired as refusal:
@@ -130,15 +132,24 @@ class LoginController(Controller):
         settings: NamedDependency[Settings],
     ) -> Response[None]:
         """Ends the session at once, everywhere. Says the same for a token that is unknown or ended."""
-        token = data.refresh_token if data.refresh_token is not None else cookie_token(request, settings)
+        transport, token = _presented(request, data, settings)
         if token is not None:
             await login.logout(token)
-        if data.refresh_token is not None:
+        if transport == "body" or token is None:
             return Response(None, status_code=204, headers=NO_STORE)
         headers = {**NO_STORE, "Clear-Site-Data": CLEAR_SITE_DATA}
         return Response(None, status_code=204, headers=headers, cookies=[cleared_cookie()])
 
 
-def _nothing_presented() -> InvalidInput:
+def _presented(
+    request: Request[Any, Any, Any], data: Renewal | Departure, settings: Settings
+) -> tuple[Transport, str | None]:
+    """The refresh token and the way it came: the body's, unless the cookie is asked for or all there is."""
+    if data.refresh_token is not None and data.transport != "cookie":
+        return "body", data.refresh_token
+    return ("cookie", cookie_token(request, settings)) if data.transport != "body" else ("body", None)
+
+
+def _refresh_token_missing() -> InvalidInput:
     detail = "Give the refresh token in the body or in the cookie."
     return InvalidInput(fields=[FieldError("refresh_token", "missing", detail)])

@@ -63,13 +63,14 @@ class Login:
         account, held = await asyncio.gather(self._account(name), self._pending(name))
         is_owner = await self.passwords.verify(account.password_hash if account else None, password)
         # A stranger may have signed up with somebody's address and a password of their own. Being right about that
-        # one must look the same whether or not the address has an account, so it is looked at in either case.
-        has_signed_up = held is not None and await self.passwords.verify(held.password_hash, password)
+        # one looks the same, and takes the same time, whether or not the address has an account.
+        has_signed_up = held is not None and self.pending.chose(held, password)
         if account is not None and is_owner:
             await self._forgive_attempts(name, device)
             return await self._enter(account, password, client.id, device)
         if held is not None and has_signed_up:
-            raise await self._not_verified(replace(held, address_known=account is not None), client.id)
+            known = held.address_known or account is not None
+            raise await self._not_verified(replace(held, address_known=known), client.id, device)
         self.audit.record("login", "refused", account=account.id if account else None, client=client.id)
         raise InvalidCredentials("unknown name or wrong password")
 
@@ -85,26 +86,30 @@ class Login:
     async def _count_attempt(self, name: Name, device: Device) -> None:
         """Three budgets: one network, one network at one name, and one name from everywhere.
 
-        The last is wide and refills by the hour, so that strangers can slow an owner down but not lock them out.
+        The last is wide and refills, and a network from which somebody signed in under this name before does not
+        need it: strangers can neither lock an owner out for good nor slow them down where they are known.
         """
         await self.limits.take("login-network", self.settings.limit_login_network, device.network)
         rate = self.settings.limit_login_account_network
         await self.limits.take("login-account-network", rate, name.key, device.network)
-        await self.limits.take("login-account", self.settings.limit_login_account, name.key)
+        if not await self.limits.is_vouched("login", name.key, device.network):
+            await self.limits.take("login-account", self.settings.limit_login_account, name.key)
 
     async def _forgive_attempts(self, name: Name, device: Device) -> None:
         await self.limits.forgive("login-account-network", name.key, device.network)
         await self.limits.forgive("login-account", name.key)
+        await self.limits.vouch("login", self.settings.session_absolute, name.key, device.network)
 
     async def _account(self, name: Name) -> Account | None:
         async with self.database.begin() as transaction:
             return await AccountRepository(session=transaction).by_name(name)
 
     async def _pending(self, name: Name) -> PendingSignUp | None:
-        return await self.pending.latest_of(name.key)
+        found = await self.pending.latest_of(name.key)
+        return found if name.kind == "email" else None
 
-    async def _not_verified(self, held: PendingSignUp, client: str) -> EmailNotVerified:
-        await self.registration.mail_code(held)
+    async def _not_verified(self, held: PendingSignUp, client: str, device: Device) -> EmailNotVerified:
+        await self.registration.mail_code(held, device)
         self.audit.record("login", "email_not_verified", client=client)
         return EmailNotVerified(members={"registration": self.pending.handle(held)})
 

@@ -2,7 +2,6 @@
 does not tell whether a mail was sent."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +15,8 @@ log = structlog.get_logger("vestibule.mail")
 
 LANGUAGE = "en"
 MOST_WAITING = 10_000
+LINES = 4
+"""Mails handed over at the same time."""
 TRIES = 5
 FIRST_PAUSE = 0.5
 CLOSING_TIME = 5.0
@@ -47,6 +48,10 @@ class MailNotSent(Exception):
     """The mail was not taken; trying again may help."""
 
 
+class MailRefused(MailNotSent):
+    """The mail will never be taken: an address that does not exist, say."""
+
+
 class Templates:
     """The messages in `messages/<language>/`: `<name>.txt` with a subject block, and `<name>.html`."""
 
@@ -68,55 +73,58 @@ class Templates:
 
 @dataclass(slots=True)
 class Mailer:
-    """Takes mails from use cases and delivers them one after the other, each with a few tries."""
+    """Takes mails from use cases and delivers them, a few at a time, each with a few tries.
+
+    A mail that waits for its next try holds up no other one.
+    """
 
     transport: Transport
     templates: Templates = field(default_factory=Templates)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    _waiting: asyncio.Queue[tuple[str, str, dict[str, object]]] = field(
-        default_factory=lambda: asyncio.Queue(MOST_WAITING)
-    )
-    _task: asyncio.Task[None] | None = None
+    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    _lines: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LINES))
 
     def post(self, name: str, to: str, **values: object) -> None:
-        """Puts a mail on its way and returns at once; with ten thousand waiting it is dropped, and the log says so."""
-        try:
-            self._waiting.put_nowait((name, to, values))
-        except asyncio.QueueFull:
+        """Puts a mail on its way and returns at once; beyond ten thousand under way it is dropped, and logged."""
+        if len(self._under_way) >= MOST_WAITING:
             log.error("a mail was dropped: too many wait", template=name)
+            return
+        task = asyncio.create_task(self._send(name, to, values), name="mail")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def drain(self) -> None:
         """Returns when every mail that was posted so far has been delivered or given up."""
-        await self._waiting.join()
-
-    def start(self) -> None:
-        """Begins to deliver in the background."""
-        self._task = asyncio.create_task(self._deliver_on(), name="mailer")
+        if self._under_way:
+            await asyncio.wait(set(self._under_way))
 
     async def stop(self) -> None:
         """Delivers what waits, within five seconds, and ends."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSING_TIME):
-                await self.drain()
-        await background.end(self._task)
+        if self._under_way:
+            await asyncio.wait(set(self._under_way), timeout=CLOSING_TIME)
+        if self._under_way:
+            log.error("mails were dropped at the end", count=len(self._under_way))
+        for task in set(self._under_way):
+            await background.end(task)
 
-    async def _deliver_on(self) -> None:
-        while True:
-            name, to, values = await self._waiting.get()
-            try:
-                await self._deliver(name, self.templates.render(name, to, values))
-            except Exception:
-                log.exception("a mail was lost", template=name)
-            finally:
-                self._waiting.task_done()
+    async def _send(self, name: str, to: str, values: dict[str, object]) -> None:
+        try:
+            await self._deliver(name, self.templates.render(name, to, values))
+        except Exception:
+            log.exception("a mail was lost", template=name)
 
     async def _deliver(self, name: str, mail: Mail) -> None:
         for attempt in range(TRIES):
+            if attempt:
+                await self.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
             try:
-                await self.transport.deliver(mail)
+                async with self._lines:
+                    await self.transport.deliver(mail)
+            except MailRefused as error:
+                log.warning("a mail was refused", template=name, reason=str(error))
+                return
             except MailNotSent as error:
                 log.warning("a mail did not leave", template=name, attempt=attempt + 1, reason=str(error))
-                await self.sleep(FIRST_PAUSE * 2**attempt)
             else:
                 log.info("a mail left", template=name)
                 return

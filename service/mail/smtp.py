@@ -1,6 +1,6 @@
 """Mail over SMTP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -10,8 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from service.mail.mailer import Mail, MailNotSent
-from service.settings import Settings, SettingsError
+from service.mail.mailer import Mail, MailNotSent, MailRefused
+from service.settings import Settings, SettingsError, parts_of
+
+PERMANENT = 500
+"""Replies from here on are final (RFC 5321 section 4.2.1)."""
 
 DEFAULT_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
 
@@ -23,7 +26,7 @@ class Smtp:
     `url` is `smtps://`, `smtp+starttls://` or plain `smtp://`, with `user:password@` if the server wants it.
     """
 
-    url: str
+    url: str = field(repr=False)
     sender: str
     timeout: float
 
@@ -32,8 +35,8 @@ class Smtp:
         """The server of the settings. Raises `SettingsError` when there is none or it makes no sense."""
         if not settings.smtp_url or not settings.mail_from:
             raise SettingsError("VESTIBULE_SMTP_URL and VESTIBULE_MAIL_FROM must be set: sign-up needs mail")
-        parts = urlsplit(str(settings.smtp_url))
-        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        parts = parts_of(str(settings.smtp_url))
+        if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname:
             raise SettingsError("VESTIBULE_SMTP_URL must look like smtps://user:password@host:465")
         try:
             Address(addr_spec=parseaddr(settings.mail_from)[1])
@@ -42,10 +45,15 @@ class Smtp:
         return cls(str(settings.smtp_url), settings.mail_from, settings.mail_timeout.total_seconds())
 
     async def deliver(self, mail: Mail) -> None:
-        """Sends one mail. Raises `MailNotSent`."""
+        """Sends one mail. Raises `MailNotSent`, or `MailRefused` when the server says that it is for good."""
         try:
             async with self._connection() as server:
                 await server.send_message(self._message(mail))
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            kind = MailRefused if all(refused.code >= PERMANENT for refused in error.recipients) else MailNotSent
+            raise kind("recipient refused") from error
+        except aiosmtplib.SMTPDataError as error:
+            raise (MailRefused if error.code >= PERMANENT else MailNotSent)("content refused") from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             raise MailNotSent(type(error).__name__) from error
 

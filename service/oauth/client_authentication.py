@@ -13,7 +13,7 @@ from litestar import Request
 from service.audit import Audit
 from service.device import Device
 from service.limits import Limits
-from service.oauth.errors import InvalidClient, InvalidRequest
+from service.oauth.errors import InvalidClient, InvalidRequest, UnauthorizedClient
 from service.settings import Settings
 from service.tokens.clients import Client, Clients
 
@@ -38,10 +38,21 @@ class ClientAuthentication:
         client = await self.clients.authenticate(client_id, secret) if secret else None
         if client is None:
             await self._refuse(client_id, device)
-            raise InvalidClient
+            raise InvalidClient("unknown client or wrong secret")
+        return client
+
+    async def verify_introspecting(
+        self, request: Request[Any, Any, Any], form: dict[str, str], device: Device
+    ) -> Client:
+        """The same, for a client that must have the right to introspect. Raises `UnauthorizedClient` too."""
+        client = await self.verify(request, form, device)
+        if not client.may_introspect:
+            self.audit.record("client.introspect", "refused", client=client.id)
+            raise UnauthorizedClient(f"{client.id} may not introspect")
         return client
 
     async def _refuse(self, client_id: str, device: Device) -> None:
+        await self.limits.take("client-network", self.settings.limit_client_network, device.network)
         await self.limits.take("client-secret", self.settings.limit_client_secret, client_id, device.network)
         self.audit.record("client.authenticate", "refused", client=client_id[:64])
 

@@ -34,6 +34,7 @@ class UnauthorizedClient(ServiceError):
 
 def as_oauth_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:
     """A refusal as `{"error", "error_description"}`, never to be cached."""
+    request.scope.setdefault("state", {})["refusal"] = error
     headers = dict(NO_STORE)
     if error.challenge:
         headers["WWW-Authenticate"] = error.challenge

@@ -97,9 +97,7 @@ class IntrospectionController(Controller):
         access token is answered with exactly `{"active":false}`; the live session is looked up on every call.
         """
         form = await read_form(request)
-        client = await client_authentication.verify(request, form, device)
-        if not client.may_introspect:
-            raise UnauthorizedClient(f"{client.id} may not introspect")
+        await client_authentication.verify_introspecting(request, form, device)
         token = form.get("token")
         if token is None:
             raise InvalidRequest("no token")

@@ -66,8 +66,10 @@ class DocsController(Controller):
     @get("/openapi.json")
     async def description(self, request: Request[Any, Any, Any]) -> Response[bytes]:
         """The OpenAPI 3.1 document."""
-        schema = request.app.openapi_schema.to_schema()
-        return Response(msgspec.json.encode(schema), media_type="application/json")
+        encoded: bytes | None = request.app.state.get("openapi")
+        if encoded is None:
+            encoded = request.app.state["openapi"] = msgspec.json.encode(request.app.openapi_schema.to_schema())
+        return Response(encoded, media_type="application/json")
 
 
 class DocsRouter(Router):

@@ -21,6 +21,9 @@ log = structlog.get_logger("vestibule.health")
 PAUSE = 3.0
 TIME_LIMIT = 2.5
 MOST_SKEW = 5.0
+PROBE_LIFE = 60
+LOOKS_PER_MAIL = 20
+LOOKS_PER_FAILED_MAIL = 5
 
 State = Literal["ok", "failing", "unknown"]
 
@@ -41,6 +44,7 @@ class Health:
     draining: bool = False
     schema_is_current: bool = False
     states: dict[str, State] = field(default_factory=dict)
+    _mail_checked: float = float("-inf")
     _task: asyncio.Task[None] | None = None
 
     @property
@@ -94,7 +98,8 @@ class Health:
             async with asyncio.timeout(TIME_LIMIT):
                 await check()
         except (Unavailable, Unwell, MailNotSent, TimeoutError) as error:
-            log.warning("a check failed", check=name, reason=str(error) or "too slow")
+            if self.states.get(name) != "failing":
+                log.warning("a check failed", check=name, reason=str(error) or "too slow")
             return "failing"
         except Exception:
             log.exception("a check broke", check=name)
@@ -105,9 +110,17 @@ class Health:
         await self.database.ping()
 
     async def _redis(self) -> None:
-        await self.store.time()
+        # A write: a server that is full, read-only or cut off from its primary still tells the time.
+        await self.store.put("health", 1, PROBE_LIFE)
 
     async def _mail(self) -> None:
+        """Asks seldom, since a check signs in to the mail server; a little more often while that fails."""
+        now, is_well = asyncio.get_running_loop().time(), self.states.get("mail") == "ok"
+        if now < self._mail_checked + PAUSE * (LOOKS_PER_MAIL if is_well else LOOKS_PER_FAILED_MAIL):
+            if not is_well:
+                raise MailNotSent("as before")
+            return
+        self._mail_checked = now
         await self.mail.check()
 
     async def _migrations(self) -> None:

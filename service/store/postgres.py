@@ -10,6 +10,7 @@ from advanced_alchemy.base import CommonTableAttributes, create_registry
 from advanced_alchemy.exceptions import IntegrityError as RepositoryIntegrityError
 from advanced_alchemy.exceptions import NotFoundError, RepositoryError
 from advanced_alchemy.types import DateTimeUTC
+from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import MetaData, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
@@ -101,7 +102,7 @@ class Database:
             if str(getattr(error.orig, "sqlstate", None) or "").startswith(DATA_EXCEPTION):
                 raise
             raise Unavailable(f"postgres: {_first_cause(error)}") from error
-        except (SQLAlchemyError, RepositoryError, OSError, TimeoutError) as error:
+        except (SQLAlchemyError, RepositoryError, PostgresError, InterfaceError, OSError, TimeoutError) as error:
             raise Unavailable(f"postgres: {_first_cause(error)}") from error
 
     async def ping(self) -> None:

@@ -1,7 +1,6 @@
 """Redis or Valkey: one bounded pool without retries, atomic scripts, and one refusal for every kind of outage.
 
-Nothing is retried here: a retry multiplies the time that a request hangs, and every change is idempotent, so the
-caller may retry instead.
+Nothing is retried here: a retry multiplies the time that a request hangs. What a client may repeat, it repeats.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -80,6 +79,11 @@ class RedisStore:
         """One field of a hash."""
         with outage_is_unavailable():
             return cast("bytes | None", await _awaited(self._client.hget(PREFIX + key, cast("str", field))))
+
+    async def drop_field(self, key: str, field: str) -> None:
+        """Removes one field of a hash."""
+        with outage_is_unavailable():
+            await _awaited(self._client.hdel(PREFIX + key, field))
 
     async def fields(self, key: str) -> dict[str, bytes]:
         """All fields of a hash, empty when there is none."""

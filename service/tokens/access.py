@@ -67,7 +67,12 @@ class AccessTokens:
         return token
 
     def inspect(self, token: str) -> Claims | None:
-        """The claims of a token that is genuine and in force; whether its session lives is another question."""
+        """The claims of a token that is genuine and in force; whether its session lives is another question.
+
+        Raises `Unavailable` while no key is loaded: without keys nothing can be known about a token.
+        """
+        if not self.keys.keyring.keys:
+            raise Unavailable("no signing key is loaded")
         return self.signer.verify(token, self.keys.keyring, self.clock())
 
 

@@ -137,6 +137,13 @@ class Clients:
             client = self._holder(client_id, secret)
         return client
 
+    async def may_act(self, client_id: str) -> bool:
+        """Whether tokens made out to this client are good. Raises `Unavailable` when that cannot be known."""
+        client = self._known.get(client_id)
+        if client is None:
+            return await self._after_reload(client_id) is not None
+        return client.disabled_at is None
+
     def enabled(self, client_id: str) -> Client | None:
         """A client that is known and not disabled. Raises `Unavailable` while the registry was never read."""
         if not self._known:

@@ -128,7 +128,6 @@ class Sessions:
         """
         token, salt = await self._proved(presented)
         if token is None:
-            self.audit.record("session.refresh", "unknown", client=client)
             raise SessionExpired("not a refresh token of a session we know")
         answer = await self.store.run(
             "rotate",
@@ -155,7 +154,7 @@ class Sessions:
             session is None
             or len(session) != ID_BYTES
             or account is None
-            or self.clients.enabled(claims.client_id) is None
+            or not await self.clients.may_act(claims.client_id)
         ):
             return None
         answer = await self.store.run("inspect", _key(account), session, generation_of(claims))
@@ -165,7 +164,7 @@ class Sessions:
     async def close(self, presented: str) -> None:
         """Ends the session of a refresh token of any generation; nothing happens for a token that is not ours.
 
-        Done when both stores have it: raises `Unavailable` when one of them has not, after trying both.
+        Redis decides, so it comes first; done when the journal has it too. Raises `Unavailable` until then.
         """
         token, _ = await self._proved(presented)
         if token is None:
@@ -175,9 +174,11 @@ class Sessions:
         self._record("session.close", answer[0].decode(), token, client=None)
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
-        """Why a session was ended by itself; None while it was not."""
+        """Why a session that was opened just now has ended again; None while it lives."""
         record = await self.store.field(_key(account), session)
-        return Ended(record[RECORD_HEAD - 1]).reason if record and record[RECORD_HEAD - 1] else None
+        if record is None:
+            return "evicted"
+        return Ended(record[RECORD_HEAD - 1]).reason if record[RECORD_HEAD - 1] else None
 
     async def discard(self, account: UUID, session: bytes) -> None:
         """Ends a session whose tokens nobody was given."""

@@ -46,7 +46,6 @@ from tests.conftest import (
 
 ALWAYS = "1000000/s"
 CODE = re.compile(r"your code is (\d{6})")
-ADDRESSEE = re.compile(r"Hello (\S+),")
 MOST_TRIES = 5
 A_NETWORKS_TRIES, EVERYBODYS_TRIES = 10, 20
 """Daily tries at the codes of one address, on the worker `patient`."""
@@ -57,7 +56,7 @@ async def patient(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker whose limits are out of the way, but for the tries of one code and the daily ones of one address."""
-    names = ("REGISTER_NETWORK", "VERIFY_NETWORK", "MAIL_ADDRESS")
+    names = ("REGISTER_NETWORK", "VERIFY_NETWORK", "MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK")
     limits = {f"VESTIBULE_LIMIT_{name}": ALWAYS for name in names}
     limits["VESTIBULE_LIMIT_CODE_ADDRESS_NETWORK"] = f"{A_NETWORKS_TRIES}/d"
     limits["VESTIBULE_LIMIT_CODE_ADDRESS"] = f"{EVERYBODYS_TRIES}/d"
@@ -70,7 +69,8 @@ async def lax(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker on which nothing but the five tries of one code is limited."""
-    names = ("REGISTER_NETWORK", "VERIFY_NETWORK", "MAIL_ADDRESS", "CODE_ADDRESS", "CODE_ADDRESS_NETWORK")
+    networks = ("REGISTER_NETWORK", "VERIFY_NETWORK", "MAIL_ADDRESS_NETWORK", "CODE_ADDRESS_NETWORK")
+    names = (*networks, "MAIL_ADDRESS", "CODE_ADDRESS")
     limits = {f"VESTIBULE_LIMIT_{name}": ALWAYS for name in names}
     async with worker(load({**environ, **limits}), wall_clock, outbox) as running:
         yield running
@@ -227,9 +227,11 @@ async def test_fifty_right_submissions_at_once_make_one_account_and_one_session(
         code = await mailed_code(lax, outbox, person.email)
         answers = await asyncio.gather(*(verify(http, handle, code) for _ in range(50)))
 
-        assert Counter(answer.status_code for answer in answers) == {200: 1, 400: 49}
+        assert [answer.status_code for answer in answers].count(200) == 1
         for answer in answers:
-            if answer.status_code == 400:
+            if answer.status_code == 503:  # whoever comes while another is at it may ask again
+                assert int(answer.headers["retry-after"]) > 0
+            elif answer.status_code != 200:
                 assert_refused(answer)
         assert_refused(await verify(http, handle, code))
     async with lax.database.begin() as transaction:
@@ -241,7 +243,17 @@ async def test_fifty_right_submissions_at_once_make_one_account_and_one_session(
 
 
 @pytest.mark.standard("LG-20")
-async def test_fifty_sign_ups_at_once_in_every_spelling_end_in_one_account(lax: Services, outbox: Outbox) -> None:
+async def test_fifty_sign_ups_at_once_in_every_spelling_end_in_one_account(
+    lax: Services, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: dict[str, str] = {}
+    new_code = PendingSignUps.new_code
+
+    async def noted(self: PendingSignUps, pending: PendingSignUp) -> str:
+        codes[self.handle(pending)] = code = await new_code(self, pending)
+        return code
+
+    monkeypatch.setattr(PendingSignUps, "new_code", noted)
     name, site = f"user{secrets.token_hex(4)}", f"ex{secrets.token_hex(4)}"
     address = f"{name}@{site}.com"
     wide = "".join(chr(ord(letter) + 0xFEE0) for letter in site)
@@ -250,11 +262,9 @@ async def test_fifty_sign_ups_at_once_in_every_spelling_end_in_one_account(lax: 
     async with browser(create_app(lax)) as http:
         handles = await asyncio.gather(*(begin_sign_up(http, person) for person in people))
         await lax.mailer.drain()
-        mails = outbox.to(address)
-        assert len(mails) == 50
-        codes = {found(ADDRESSEE, mail.text): found(CODE, mail.text) for mail in mails}
-        proofs = zip(handles, people, strict=True)
-        answers = await asyncio.gather(*(verify(http, handle, codes[who.nickname]) for handle, who in proofs))
+        mailed = {found(CODE, mail.text) for mail in outbox.to(address)}
+        assert mailed == set(codes.values())
+        answers = await asyncio.gather(*(verify(http, handle, codes[handle]) for handle in handles))
 
     assert Counter(answer.status_code for answer in answers) == {200: 1, 400: 49}
     assert await accounts_of(lax, address) == 1
@@ -344,7 +354,7 @@ async def test_a_new_code_brings_no_new_tries(http: httpx.AsyncClient, services:
     assert_refused(await verify(http, handle, code))
 
 
-@pytest.mark.standard("CL-07")
+@pytest.mark.standard("CL-07", "LG-02")
 async def test_a_new_code_ends_the_old_one(http: httpx.AsyncClient, services: Services, outbox: Outbox) -> None:
     person = somebody()
     handle = await begin_sign_up(http, person)
@@ -502,6 +512,9 @@ async def test_redis_holds_neither_code_nor_password_and_no_plain_hash_of_either
         guess = f"{number:06d}".encode()
         assert hashlib.sha256(guess).hexdigest().encode() not in held_hex
         assert hashlib.sha256(identity.encode() + b":" + guess).hexdigest().encode() not in held_hex
+    for text_of_it in (person.password, f"{identity}:{person.password}", f"{person.password}{identity}"):
+        for name in ("md5", "sha1", "sha256", "sha512"):
+            assert hashlib.new(name, text_of_it.encode()).hexdigest().encode() not in held_hex
     assert len(body) >= 32
 
 
@@ -679,28 +692,28 @@ async def test_none_of_a_million_codes_proves_a_known_address(
 
 
 @pytest.mark.standard("RL-03", "LG-14")
-async def test_an_address_gets_five_mails_an_hour_and_the_answers_do_not_show_it(
-    app: Litestar, services: Services, outbox: Outbox, clock: TestClock
+@pytest.mark.parametrize(("networks", "most"), [("one", 5), ("many", 20)])
+async def test_an_address_gets_so_many_mails_an_hour_and_the_answers_do_not_show_it(
+    app: Litestar, services: Services, outbox: Outbox, clock: TestClock, *, networks: str, most: int
 ) -> None:
-    person, answers = somebody(), []
-    handle = ""
-    for _ in range(9):
-        async with browser(app) as http:
+    person, here, answers, handle = somebody(), new_address(), list[httpx.Response](), ""
+    for _ in range(14):
+        async with browser(app, here if networks == "one" else None) as http:
             answers.append(await register(http, Person(person.email, somebody().nickname)))
             handle = handle or answers[0].json()["registration"]
             resent = await http.post("/auth/verify/resend", json={"registration": handle})
             assert resent.status_code == 202
     await services.mailer.drain()
 
-    assert len(outbox.to(person.email)) == 5
+    assert len(outbox.to(person.email)) == most
     assert {answer.status_code for answer in answers} == {202}
     assert len({str(sorted(answer.headers.multi_items())) for answer in answers}) == 1
     assert len({len(answer.content) for answer in answers}) == 1
     await clock.advance(minutes=13)
-    async with browser(app) as http:
+    async with browser(app, here) as http:
         await http.post("/auth/verify/resend", json={"registration": handle})
     await services.mailer.drain()
-    assert len(outbox.to(person.email)) == 6
+    assert len(outbox.to(person.email)) == most + 1
 
 
 @pytest.mark.standard("RL-03")

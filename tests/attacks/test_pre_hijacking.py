@@ -28,7 +28,7 @@ async def lax(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker that mails as often as it is asked."""
-    names = ("MAIL_ADDRESS", "CODE_ADDRESS", "CODE_ADDRESS_NETWORK", "VERIFY_NETWORK")
+    names = ("MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK", "CODE_ADDRESS", "CODE_ADDRESS_NETWORK", "VERIFY_NETWORK")
     limits = {f"VESTIBULE_LIMIT_{name}": "1000000/s" for name in names}
     async with worker(load({**environ, **limits}), wall_clock, outbox) as running:
         yield running
@@ -202,7 +202,8 @@ async def test_of_two_proofs_at_once_one_wins_whole(app: Litestar, services: Ser
         tries = [verify(http, two.handles[who], two.codes[who]) for who in ("attacker", "victim") for _ in range(5)]
         answers = await asyncio.gather(*tries)
 
-    assert sorted(answer.status_code for answer in answers) == [200] + [400] * 9
+    assert [answer.status_code for answer in answers].count(200) == 1
+    assert {answer.status_code for answer in answers} <= {200, 400, 503}  # 503: another is at it, ask again
     winner = "attacker" if any(answer.status_code == 200 for answer in answers[:5]) else "victim"
     entries = {"attacker": await login(app, two.attacker), "victim": await login(app, two.victim)}
     assert {who for who, entry in entries.items() if entry.status_code == 200} == {winner}

@@ -322,13 +322,14 @@ def test_a_weak_password_from_standard_input_is_refused(vestibule: Commander, mi
     assert (refused.code, "password" in one_line(refused.err)) == (1, True)
 
 
+@pytest.mark.standard("PW-24", "LG-01")
 def test_a_taken_address_and_a_taken_nickname_are_refused(vestibule: Commander, migrated: dict[str, str]) -> None:
     def create(email: str, nickname: str) -> Result:
-        arguments = ("user", "create", "--email", email, "--nickname", nickname, "--generate-password")
-        return vestibule.run(migrated, *arguments)
+        arguments = ("user", "create", "--email", email, "--nickname", nickname, "--password-stdin")
+        return vestibule.run(migrated, *arguments, typed=f"{PASSWORD}\n")
 
     first = create("grace@example.com", "grace")
-    assert (first.code, [line.split()[0] for line in first.out.splitlines()]) == (0, ["id", "password"])
+    assert (first.code, [line.split()[0] for line in first.out.splitlines()]) == (0, ["id"])
     for refused in (create("GRACE@example.com", "grace2"), create("grace2@example.com", "Grace")):
         assert refused.code == 1
         one_line(refused.err)
@@ -367,6 +368,7 @@ def test_the_doctor_is_content_when_all_is_well(examined: dict[str, Result], mig
     assert migrated["VESTIBULE_KEYS"] not in result.out
 
 
+@pytest.mark.standard("SE-32")
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
@@ -670,7 +672,8 @@ def test_readiness_goes_first_and_work_goes_on_until_the_listener_closes(
     assert ready
     assert set(ready) == {503}
     assert {status for _, path, status in told.answers if path == "/introspect"} == {200}
-    assert [failure for failure in told.failures if failure[0] < DRAIN] == []
+    # The listener closes when the drain is over; the clocks of the two processes are not started in one moment.
+    assert [failure for failure in told.failures if failure[0] < DRAIN - 0.3] == []
     assert {name for _, name in told.failures} <= ({"ConnectError"} if workers == 1 else {"ConnectError", "ReadError"})
 
 

@@ -103,6 +103,7 @@ def running() -> Settings:
     given = dict(the("ConfigMap")["data"])
     for variable in [name for name in given if name.endswith("_FILE")]:
         given[variable.removesuffix("_FILE")] = given.pop(variable)
+    given |= {"DATABASE_URL": "postgresql://database/vestibule", "REDIS_URL": "redis://redis/0"}
     given["VESTIBULE_KEYS"] = "1:" + base64.urlsafe_b64encode(bytes(range(32))).decode()
     return load(given)
 

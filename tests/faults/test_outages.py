@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import socketserver
@@ -131,6 +132,7 @@ class Stores:
     def stop(self) -> None:
         self.valkey.stop()
         self.postgres.stop()
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -580,7 +582,7 @@ ALL_WELL = {
 }
 NO_REDIS = dict.fromkeys(ALL_WELL, 503)
 NO_MEMORY = {**ALL_WELL, "register": 503, "resend": 503, "verify": 503, "login": 503}
-NO_POSTGRES = {**ALL_WELL, "register": 503, "verify": 503, "login": 503, "me": 503, "logout": 503}
+NO_POSTGRES = {**ALL_WELL, "register": 503, "resend": 503, "verify": 503, "login": 503, "me": 503, "logout": 503}
 NO_JOURNAL = {**ALL_WELL, "verify": 503, "login": 503, "logout": 503}
 
 

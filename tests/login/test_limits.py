@@ -244,6 +244,21 @@ async def test_strangers_delay_an_owner_and_do_not_lock_them_out(
         assert (await login(http, person.email, PASSWORD)).status_code == 200  # and is not slowed down any more
 
 
+@pytest.mark.standard("RL-07")
+async def test_strangers_do_not_even_delay_an_owner_where_they_signed_in_before(
+    door: Litestar, strict: Services
+) -> None:
+    person, home = await with_account(strict), new_address()
+    assert (await login_from(door, home, person.email, PASSWORD)).status_code == 200
+    answers = [await login_from(door, new_address(), person.email) for _ in range(ACCOUNT + 5)]
+    assert statuses(answers) == {401: ACCOUNT, 429: 5}
+
+    assert (await login_from(door, home, person.email, PASSWORD)).status_code == 200
+    # Being known there is no licence to guess.
+    guesses = [await login_from(door, home, person.email) for _ in range(PAIR + 2)]
+    assert statuses(guesses) == {401: PAIR, 429: 2}
+
+
 @pytest.mark.standard("RL-16", "RL-02")
 @pytest.mark.parametrize(("from_one_network", "expected"), [(True, PAIR), (False, ACCOUNT)])
 async def test_of_two_hundred_tries_at_once_exactly_the_allowed_are_compared(
@@ -350,10 +365,10 @@ def served(app: Litestar, settings: Any) -> Iterator[str]:
 
 @pytest.fixture
 def behind(services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox) -> Callable[[str], Any]:
-    """A real server behind these trusted proxies. Its newest root key is its own, and so are its counters."""
+    """A real server behind these trusted proxies. Its oldest root key is its own, and so are its counters."""
 
     def serve(proxies: str) -> Any:
-        keys = f"{root_key(7)},{environ['VESTIBULE_KEYS']}"
+        keys = f"{environ['VESTIBULE_KEYS']},{root_key(0)}"
         more = {"VESTIBULE_KEYS": keys, "VESTIBULE_TRUSTED_PROXIES": proxies}
         settings = load({**environ, **SMALL, **more})
         built = build(settings, clock=wall_clock, mail=lambda _: outbox, scripts=shifted)

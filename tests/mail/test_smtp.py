@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.mail.mailer import Mail, MailNotSent
+from service.mail.mailer import Mail, MailNotSent, MailRefused
 from service.mail.smtp import Smtp
 from service.settings import Settings, SettingsError, load
 
@@ -200,6 +200,14 @@ async def test_a_mail_that_is_not_taken_is_said_so_in_bounded_time(verb: str, an
     assert told
     for private in ("012345", "secret-word", MAIL.to):
         assert private not in told
+
+
+@pytest.mark.parametrize(("answer", "for_good"), [(NO, True), (BUSY, False), (b"450 greylisted\r\n", False)])
+async def test_a_recipient_is_refused_for_good_or_for_now(answer: bytes, for_good: bool) -> None:
+    async with mail_server(RCPT=answer) as server:
+        with pytest.raises(MailNotSent) as refusal:
+            await smtp(server).deliver(MAIL)
+    assert isinstance(refusal.value, MailRefused) is for_good
 
 
 @pytest.mark.parametrize("goodbye", [None, b"", b"500 what\r\n"])

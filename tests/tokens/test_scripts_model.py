@@ -85,12 +85,15 @@ class Model:
     def live(self) -> list[Session]:
         return [session for session in self.sessions if self.verdict(session) == "live"]
 
-    def open(self, sid: bytes, client: str, detail: str) -> Session:
-        """A new session; whoever has to go for it is told by `overflow` before."""
+    def open(self, sid: bytes, client: str, detail: str, gone: list[Session]) -> Session:
+        """A new session; `gone` are those that had to go for it, as `overflow` told before."""
         for session in self.sessions:
             forgettable = session.used + TOMBSTONE <= self.now
             if self.verdict(session) == "expired" or (self.verdict(session) == "revoked" and forgettable):
                 session.kept = False
+        dead = [one for one in self.sessions if one not in gone and self.verdict(one) == "revoked"]
+        for session in sorted(dead, key=lambda one: (one.used, one.sid))[: max(len(dead) - MOST, 0)]:
+            session.kept = False
         end = self.now + ABSOLUTE
         created = max(self.now, self.mark + 1)
         opened = Session(sid, client, detail, created, self.now, self.now, end, self.now + IDLE)
@@ -418,7 +421,7 @@ class TokenStore(RuleBasedStateMachine):
         assert all(self.model.verdict(session) == "live" for session in gone)
         for session in gone:
             self.model.end(session, EVICTED)
-        opened = self.model.open(sid, client, detail)
+        opened = self.model.open(sid, client, detail, gone)
         assert (answered, created, absolute) == (sid, opened.created, opened.absolute)
         assert self.redis.pttl(self.key) > ABSOLUTE + DAY - SLACK
         return opened

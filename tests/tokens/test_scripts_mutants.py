@@ -229,7 +229,9 @@ MUTANTS = (
         "open",
         ("    if state == 'live' then\n", "    if state == 'live' and now - s.used < tombstone then\n"),
     ),
-    mutant("open sweeps tombstones at once", "open", (SWEEP, "else")),
+    mutant("open sweeps tombstones at once", "open", (SWEEP, "elseif true then")),
+    mutant("open keeps tombstones without bound", "open", ("for i = 1, #dead - most do", "for i = 1, 0 do")),
+    mutant("open keeps one tombstone less", "open", ("for i = 1, #dead - most do", "for i = 1, #dead - most + 1 do")),
     mutant("open never sweeps tombstones", "open", (SWEEP, "elseif state == 'expired' then")),
     mutant(
         "open sweeps tombstones a millisecond late", "open", ("now - s.used >= tombstone", "now - s.used > tombstone")

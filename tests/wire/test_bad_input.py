@@ -1,6 +1,7 @@
 """What a request may look like, tried on every endpoint that takes a body: the right refusal, never a crash."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -1031,3 +1032,36 @@ async def test_forwarded_addresses_from_strangers_are_not_believed(app: Litestar
     limited = answers[-1]
     assert_problem(limited, 429, "too_many_requests")
     assert int(limited.headers["retry-after"]) >= 1
+
+
+@pytest.mark.standard("RL-10", "PF-12")
+async def test_what_comes_behind_a_chunked_body_is_no_header(server: int) -> None:
+    """A proxy sets and strips headers, and may let trailers pass."""
+    head = b"POST /auth/login HTTP/1.1\r\nHost: auth.test\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    heard = await exchange(server, head + b"2\r\n{}\r\n0\r\nContent-Type: application/json\r\n\r\n")
+
+    assert statuses(heard) == [415], heard
+
+
+@pytest.mark.standard("PF-12", "RL-12")
+async def test_trailers_without_end_close_the_connection(server: int) -> None:
+    head = b"POST /auth/login HTTP/1.1\r\nHost: auth.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server)
+    writer.write(head)
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 20_000_000 and not reader.at_eof():
+            writer.write(b"X-More: of the same\r\n" * 1000)
+            await asyncio.wait_for(writer.drain(), 5)
+            sent += 21_000
+            await asyncio.sleep(0)
+    writer.close()
+
+    assert sent < 20_000_000
+
+
+async def test_requests_in_a_row_on_one_connection_are_all_served(server: int) -> None:
+    one = b"GET /livez?" + b"a" * 300 + b" HTTP/1.1\r\nHost: auth.test\r\n"
+    heard = await exchange(server, (one + b"\r\n") * 800 + one + b"Connection: close\r\n\r\n", wait=20)
+
+    assert statuses(heard) == [200] * 801

@@ -10,7 +10,7 @@ local DAY = 86400000
 local now = clock()
 local mark = watermark(key)
 
-local live = {}
+local live, dead = {}, {}
 local stored = redis.call('HGETALL', key)
 for i = 1, #stored, 2 do
   if #stored[i] == 16 then
@@ -20,20 +20,27 @@ for i = 1, #stored, 2 do
       live[#live + 1] = { sid = stored[i], s = s }
     elseif state == 'expired' or now - s.used >= tombstone then
       redis.call('HDEL', key, stored[i])
+    else
+      dead[#dead + 1] = { sid = stored[i], s = s }
     end
   end
 end
 
-table.sort(live, function(a, b)
+local function by_use(a, b)
   if a.s.used == b.s.used then return a.sid < b.sid end
   return a.s.used < b.s.used
-end)
+end
+table.sort(live, by_use)
 local evicted = {}
 for i = 1, #live - most + 1 do
   live[i].s.ended, live[i].s.used = EVICTED, now
   write(key, live[i].sid, live[i].s)
   evicted[#evicted + 1] = live[i].sid
 end
+
+-- What was ended is remembered for a while, but not without bound: unknown is refused just like ended.
+table.sort(dead, by_use)
+for i = 1, #dead - most do redis.call('HDEL', key, dead[i].sid) end
 
 -- Younger than the watermark even within its millisecond: whoever opens after an "end all" must live.
 local created = math.max(now, mark + 1)
