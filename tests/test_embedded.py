@@ -30,10 +30,14 @@ PROJECT = Path(__file__).parents[1]
 
 # A run of its own: holds the servers until its input ends, a signal comes, or it is killed.
 DRIVER = """
-import ctypes, os, sys
+import ctypes, os, signal, sys
 from pathlib import Path
 from service.embedded.errors import EmbeddedError
 from service.embedded.servers import EmbeddedServers
+
+# Whoever runs the tests in the background may have had signals ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 folder, uid, durable = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "durable"
 if uid != os.geteuid():
