@@ -23,7 +23,7 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 400
     code: ClassVar[str] = "bad_request"
-    title: ClassVar[str] = "The request cannot be served."
+    detail: ClassVar[str] = "The request cannot be served."
     challenge: ClassVar[str | None] = None
     """The `WWW-Authenticate` value of a 401 (RFC 9110 section 11.6.1 wants one on every 401)."""
 
@@ -42,38 +42,43 @@ class ServiceError(Exception):
         self.fields = tuple(fields)
         self.members = dict(members or {})
 
+    @classmethod
+    def title(cls) -> str:
+        """What kind of refusal this is, in a few words: the code, for people."""
+        return cls.code.replace("_", " ").capitalize()
+
 
 class MalformedRequest(ServiceError):
     code = "malformed_request"
-    title = "The request could not be read."
+    detail = "The request could not be read."
 
 
 class InvalidInput(ServiceError):
     code = "invalid_input"
-    title = "Some fields are not valid."
+    detail = "Some fields are not valid."
 
 
 class UnknownClient(ServiceError):
     code = "unknown_client"
-    title = "No front end is registered under this client_id."
+    detail = "No front end is registered under this client_id."
 
 
 class InvalidOrExpiredCode(ServiceError):
     code = "invalid_or_expired_code"
-    title = "The code is wrong, was used, or has expired."
+    detail = "The code is wrong, was used, or has expired."
 
 
 class InvalidCredentials(ServiceError):
     status = 401
     code = "invalid_credentials"
-    title = "The name or the password is not right."
+    detail = "The name or the password is not right."
     challenge = 'Bearer realm="login"'
 
 
 class SessionExpired(ServiceError):
     status = 401
     code = "session_expired"
-    title = "The session has ended. Sign in again."
+    detail = "The session has ended. Sign in again."
     challenge = 'Bearer realm="session"'
 
 
@@ -84,14 +89,14 @@ class SessionReused(SessionExpired):
 class Unauthenticated(ServiceError):
     status = 401
     code = "unauthenticated"
-    title = "This needs an access token."
+    detail = "This needs an access token."
     challenge = 'Bearer realm="api"'
 
 
 class InvalidToken(ServiceError):
     status = 401
     code = "invalid_token"
-    title = "The access token is not valid, or its session has ended."
+    detail = "The access token is not valid, or its session has ended."
     challenge = (
         'Bearer realm="api", error="invalid_token", error_description="The access token is invalid or has ended"'
     )
@@ -99,32 +104,32 @@ class InvalidToken(ServiceError):
 
 class AmbiguousCredentials(ServiceError):
     code = "invalid_request"
-    title = "The Authorization header must appear once and hold one Bearer token."
+    detail = "The Authorization header must appear once and hold one Bearer token."
     challenge = 'Bearer realm="api", error="invalid_request"'
 
 
 class EmailNotVerified(ServiceError):
     status = 403
     code = "email_not_verified"
-    title = "The address is not confirmed yet. A new mail is on its way."
+    detail = "The address is not confirmed yet. A new mail is on its way."
 
 
 class AccountDisabled(ServiceError):
     status = 403
     code = "account_disabled"
-    title = "The account is disabled."
+    detail = "The account is disabled."
 
 
 class CrossSiteRefused(ServiceError):
     status = 403
     code = "cross_site_refused"
-    title = "Cookie sign-in works only from the service's own or a registered origin, with X-Vestibule-CSRF: 1."
+    detail = "Cookie sign-in works only from the service's own or a registered origin, with X-Vestibule-CSRF: 1."
 
 
 class NicknameTaken(ServiceError):
     status = 409
     code = "nickname_taken"
-    title = "Somebody has this nickname already."
+    detail = "Somebody has this nickname already."
 
 
 class EmailTaken(ServiceError):
@@ -132,19 +137,19 @@ class EmailTaken(ServiceError):
 
     status = 409
     code = "email_taken"
-    title = "An account with this address exists."
+    detail = "An account with this address exists."
 
 
 class ClientIdTaken(ServiceError):
     status = 409
     code = "client_id_taken"
-    title = "A client with this id exists."
+    detail = "A client with this id exists."
 
 
 class TooManyRequests(ServiceError):
     status = 429
     code = "too_many_requests"
-    title = "Too many attempts. Wait before you try again."
+    detail = "Too many attempts. Wait before you try again."
 
 
 class Unavailable(ServiceError):
@@ -152,7 +157,7 @@ class Unavailable(ServiceError):
 
     status = 503
     code = "temporarily_unavailable"
-    title = "The service cannot answer right now. Try again shortly."
+    detail = "The service cannot answer right now. Try again shortly."
 
     def __init__(self, reason: str = "", *, retry_after: int = 1) -> None:
         super().__init__(reason, retry_after=retry_after)

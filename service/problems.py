@@ -35,13 +35,13 @@ class WrongField(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """RFC 9457. `code` is stable: programs decide by it, people read `title`."""
+    """RFC 9457. `code` is stable: programs decide by it, people read `detail`."""
 
     type: Annotated[str, msgspec.Meta(examples=[TYPE + "invalid_input"])]
     title: str
     status: int
+    detail: str
     code: str
-    detail: str | None = None
     errors: list[WrongField] | None = None
     registration: str | None = None
 
@@ -49,37 +49,37 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class UnsupportedMediaType(ServiceError):
     status = 415
     code = "unsupported_media_type"
-    title = "The body must be application/json."
+    detail = "The body must be application/json."
 
 
 class BodyTooLarge(ServiceError):
     status = 413
     code = "body_too_large"
-    title = "The body is too large."
+    detail = "The body is too large."
 
 
 class HeadersTooLarge(ServiceError):
     status = 431
     code = "headers_too_large"
-    title = "The request has too many headers, or too long ones."
+    detail = "The request has too many headers, or too long ones."
 
 
 class NotFound(ServiceError):
     status = 404
     code = "not_found"
-    title = "There is nothing here."
+    detail = "There is nothing here."
 
 
 class MethodNotAllowed(ServiceError):
     status = 405
     code = "method_not_allowed"
-    title = "This method is not served here."
+    detail = "This method is not served here."
 
 
 class Crashed(ServiceError):
     status = 500
     code = "internal_error"
-    title = "Something went wrong on our side."
+    detail = "Something went wrong on our side."
 
 
 EVERYWHERE: tuple[type[ServiceError], ...] = (TooManyRequests, Unavailable)
@@ -99,7 +99,7 @@ def refusals(*errors: type[ServiceError], body: bool = True) -> dict[int, Respon
     return {
         status: ResponseSpec(
             data_container=Problem,
-            description=" · ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
+            description=" · ".join(f"`{kind.code}`: {kind.detail}" for kind in kinds),
             media_type=MEDIA_TYPE,
             generate_examples=False,
         )
@@ -110,20 +110,26 @@ def refusals(*errors: type[ServiceError], body: bool = True) -> dict[int, Respon
 def as_problem(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:
     """A refusal as a problem document; its private reason goes to the log (see `edge.py`)."""
     request.scope.setdefault("state", {})["refusal"] = error
+    return Response(document(error), status_code=error.status, headers=refusal_headers(error), media_type=MEDIA_TYPE)
+
+
+def refusal_headers(error: ServiceError) -> dict[str, str]:
+    """What every refusal carries, in whichever shape: never cached, with its challenge and the time to wait."""
     headers = dict(NO_STORE)
     if error.challenge:
         headers["WWW-Authenticate"] = error.challenge
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    return Response(document(error), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+    return headers
 
 
 def document(error: ServiceError) -> dict[str, object]:
     """The members of a problem document."""
     body: dict[str, object] = {
         "type": TYPE + error.code,
-        "title": error.title,
+        "title": error.title(),
         "status": error.status,
+        "detail": error.detail,
         "code": error.code,
         **error.members,
     }

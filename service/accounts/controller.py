@@ -21,12 +21,11 @@ from service.errors import (
     Unauthenticated,
     UnknownClient,
 )
-from service.problems import refusals
+from service.problems import NO_STORE, refusals
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC, Principal
 from service.tokens.transport import (
-    NO_STORE,
     ClientId,
     TokenAnswer,
     Transport,

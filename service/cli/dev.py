@@ -103,7 +103,7 @@ def dev(host: str, port: int, data: Path | None) -> None:
     except SettingsError as error:
         end(str(error), MISUSED)
     except ServiceError as refusal:
-        end(f"{refusal.title} ({refusal.reason})")
+        end(f"{refusal.detail} ({refusal.reason})")
     except UnsealError:
         end(f"the keys in the database were sealed under another root key than {place.folder / 'root.key'}")
     except KeyboardInterrupt:

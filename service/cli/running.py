@@ -68,4 +68,4 @@ async def _run(settings: Settings, action: Callable[[Services], Awaitable[T]]) -
 
 def _told(refusal: ServiceError) -> str:
     details = "; ".join(f"{field.field}: {field.detail}" for field in refusal.fields)
-    return details or f"{refusal.title}{f' ({refusal.reason})' if refusal.reason else ''}"
+    return details or f"{refusal.detail}{f' ({refusal.reason})' if refusal.reason else ''}"

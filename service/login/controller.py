@@ -19,12 +19,11 @@ from service.errors import (
     UnknownClient,
 )
 from service.login.password import Login
-from service.problems import as_problem, refusals
+from service.problems import NO_STORE, as_problem, refusals
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC
 from service.tokens.transport import (
-    NO_STORE,
     ClientId,
     TokenAnswer,
     Transport,

@@ -8,13 +8,12 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 
 from service.errors import ServiceError
-
-NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+from service.problems import NO_STORE, refusal_headers
 
 
 class InvalidRequest(ServiceError):
     code = "invalid_request"
-    title = "The request is missing a parameter, repeats one, or could not be read."
+    detail = "The request is missing a parameter, repeats one, or could not be read."
 
 
 class InvalidClient(ServiceError):
@@ -22,31 +21,26 @@ class InvalidClient(ServiceError):
 
     status = 401
     code = "invalid_client"
-    title = "Client authentication failed."
+    detail = "Client authentication failed."
     challenge = 'Basic realm="vestibule", charset="UTF-8"'
 
 
 class UnauthorizedClient(ServiceError):
     status = 403
     code = "unauthorized_client"
-    title = "This client may not introspect tokens."
+    detail = "This client may not introspect tokens."
 
 
 def as_oauth_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:
     """A refusal as `{"error", "error_description"}`, never to be cached."""
     request.scope.setdefault("state", {})["refusal"] = error
-    headers = dict(NO_STORE)
-    if error.challenge:
-        headers["WWW-Authenticate"] = error.challenge
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    body = {"error": error.code, "error_description": error.title}
-    return Response(body, status_code=error.status, headers=headers, media_type="application/json")
+    body = {"error": error.code, "error_description": error.detail}
+    return Response(body, status_code=error.status, headers=refusal_headers(error), media_type="application/json")
 
 
 def as_oauth_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """What the framework refused (a body too large, say) in the same shape, without its own words."""
-    body = {"error": InvalidRequest.code, "error_description": InvalidRequest.title}
+    body = {"error": InvalidRequest.code, "error_description": InvalidRequest.detail}
     headers = {**(error.headers or {}), **NO_STORE}
     return Response(body, status_code=error.status_code, headers=headers, media_type="application/json")
 
@@ -61,6 +55,6 @@ class OAuthError(msgspec.Struct, frozen=True):
 def oauth_refusals(*errors: type[ServiceError]) -> dict[int, ResponseSpec]:
     """The `responses` of an OAuth route."""
     return {
-        error.status: ResponseSpec(OAuthError, description=f"`{error.code}`: {error.title}", generate_examples=False)
+        error.status: ResponseSpec(OAuthError, description=f"`{error.code}`: {error.detail}", generate_examples=False)
         for error in errors
     }

@@ -13,9 +13,9 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Requ
 from service.device import Device
 from service.errors import TooManyRequests, Unavailable
 from service.oauth.client_authentication import ClientAuthentication
-from service.oauth.errors import NO_STORE, InvalidClient, InvalidRequest, UnauthorizedClient, oauth_refusals
+from service.oauth.errors import InvalidClient, InvalidRequest, UnauthorizedClient, oauth_refusals
 from service.oauth.form import MEDIA_TYPE, read_form
-from service.problems import BodyTooLarge
+from service.problems import NO_STORE, BodyTooLarge
 from service.tokens.principal import PUBLIC
 from service.tokens.sessions import Sessions
 

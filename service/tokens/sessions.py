@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any, NoReturn
 from uuid import UUID
@@ -62,7 +62,6 @@ class Grant:
     scope: str
     refresh_token: str
     refresh_expires_in: int
-    session: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +235,6 @@ class Sessions:
             scope=holder.scope,
             refresh_token=refresh_token,
             refresh_expires_in=max(milliseconds_left // 1000, 0),
-            session=holder.session,
         )
 
     def _record(self, event: str, outcome: str, token: RefreshToken, client: str | None) -> None:
@@ -264,7 +262,7 @@ def _account(subject: str) -> UUID | None:
         return None
 
 
-def _milliseconds(duration: Any) -> int:
+def _milliseconds(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1000)
 
 

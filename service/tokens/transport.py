@@ -8,12 +8,12 @@ from litestar import Request, Response
 from litestar.datastructures import Cookie
 
 from service.errors import CrossSiteRefused
+from service.problems import NO_STORE
 from service.settings import Settings
 from service.tokens.sessions import Grant
 
 COOKIE = "__Host-vestibule-refresh"
 CSRF_HEADER = "x-vestibule-csrf"
-NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 Transport = Annotated[
     Literal["body", "cookie"],
@@ -42,7 +42,6 @@ def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
         scope=grant.scope,
         refresh_token=grant.refresh_token if in_body else None,
     )
-    # `token_type` equals no default, so that `omit_defaults` leaves it in; only an absent refresh token goes.
     cookies = [] if in_body else [_cookie(grant.refresh_token, grant.refresh_expires_in)]
     return Response(body, status_code=200, headers=NO_STORE, cookies=cookies)
 

@@ -99,7 +99,8 @@ def assert_too_many(answer: httpx.Response) -> int:
     assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
     assert answer.json() == {
         "type": "urn:vestibule:problem:too_many_requests",
-        "title": "Too many attempts. Wait before you try again.",
+        "title": "Too many requests",
+        "detail": "Too many attempts. Wait before you try again.",
         "status": 429,
         "code": "too_many_requests",
     }

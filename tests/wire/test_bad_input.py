@@ -70,6 +70,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert body["type"] == f"urn:vestibule:problem:{code}"
     assert (body["status"], body["code"]) == (status, code)
     assert body["title"]
+    assert body["detail"].endswith(".")
     if code == "invalid_input":
         assert body["errors"]
         for error in body["errors"]:
