@@ -637,7 +637,17 @@ def farewell(served: Served, insider: Insider, token: str) -> Farewell:
             time.sleep(0.02)
         code = served.process.wait(5)
         seconds = time.monotonic() - started
-    return Farewell(answers, failures, slow.result(), seconds, code, [one for one in family if is_active(one)])
+    return Farewell(answers, failures, slow.result(), seconds, code, those_left(family))
+
+
+def those_left(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Who outlives the parent by more than the moment in which its helpers see that it is gone."""
+    for _ in range(100):
+        left = [process for process in family if is_active(process)]
+        if not left:
+            break
+        time.sleep(0.05)
+    return left
 
 
 def slowly(served: Served, insider: Insider, token: str) -> bytes:
@@ -674,7 +684,8 @@ def test_readiness_goes_first_and_work_goes_on_until_the_listener_closes(
     assert {status for _, path, status in told.answers if path == "/introspect"} == {200}
     # The listener closes when the drain is over; the clocks of the two processes are not started in one moment.
     assert [failure for failure in told.failures if failure[0] < DRAIN - 0.3] == []
-    assert {name for _, name in told.failures} <= ({"ConnectError"} if workers == 1 else {"ConnectError", "ReadError"})
+    # What arrives in the moment of closing may have been taken by the kernel already, and is reset.
+    assert {name for _, name in told.failures} <= {"ConnectError", "ReadError", "RemoteProtocolError"}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
