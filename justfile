@@ -27,6 +27,10 @@ fix:
     uv run ruff check --fix .
     uv run ruff format .
 
+# measure whether answer times tell who has an account (a few minutes)
+bench *arguments:
+    uv run deploy/bench/enumeration.py "$@"
+
 # what the continuous integration runs
 ci:
     .ci/run

@@ -19,10 +19,13 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from service import __version__
-from service.accounts.controller import MeController, SignUpController
+from service.accounts.avatar_controller import AvatarController
+from service.accounts.controller import RecoveryController, SignUpController
+from service.accounts.me_controller import MeController
+from service.accounts.users_controller import UsersController
 from service.edge import Edge, StrictRequest, provide_device
 from service.errors import ServiceError
-from service.login.controller import LoginController
+from service.login.controller import LoginController, ReauthenticationController
 from service.oauth.discovery import DiscoveryController
 from service.oauth.errors import as_oauth_error, as_oauth_http_error
 from service.oauth.introspect import IntrospectionController
@@ -31,7 +34,9 @@ from service.operations.docs import DocsController, DocsRouter
 from service.operations.mailbox import MailboxController
 from service.problems import Crashed, as_http_problem, as_problem
 from service.tokens.principal import provide_principal
+from service.tokens.sessions_controller import SessionsController
 from service.tokens.transport import COOKIE
+from service.web.controller import ConfirmController
 from service.wiring import Services
 
 log = structlog.get_logger("vestibule.app")
@@ -43,7 +48,13 @@ INJECTED = (
     "signing_keys",
     "sessions",
     "registrations",
+    "recovery",
     "profile",
+    "credentials",
+    "overview",
+    "avatars",
+    "exports",
+    "closing",
     "login",
     "client_authentication",
     "health",
@@ -66,9 +77,15 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
     controllers = [
         SignUpController,
         LoginController,
+        ReauthenticationController,
+        RecoveryController,
         MeController,
+        SessionsController,
+        AvatarController,
+        UsersController,
         DiscoveryController,
         ProbeController,
+        ConfirmController,
     ]
     app = Litestar.from_config(
         AppConfig(
@@ -87,7 +104,7 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
             logging_config=None,
         )
     )
-    app.asgi_handler = Edge(app.asgi_handler)
+    app.asgi_handler = Edge(app.asgi_handler, services.settings)
     return app
 
 

@@ -7,20 +7,21 @@ away costs no sign-in. What no database took within the bounded queue is counted
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Index
+from sqlalchemy import Index, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service import background
 from service.clock import Clock
 from service.errors import Unavailable
-from service.store.postgres import Database, Table, new_id
+from service.store.postgres import Database, Table, Transaction, new_id
 
 log = structlog.get_logger("vestibule.audit")
 
@@ -36,7 +37,11 @@ class AuditEvent(Table):
     """What was decided, when, about whom, for whom; never a secret."""
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index(None, "account_id", "at"), Index(None, "event", "at"))
+    __table_args__ = (
+        Index(None, "account_id", "at"),
+        Index(None, "event", "at"),
+        Index(None, "at", postgresql_using="brin"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     at: Mapped[datetime]
@@ -69,10 +74,14 @@ class Audit:
         account: UUID | None = None,
         client: str | None = None,
         session: str | None = None,
+        is_anonymous: bool = False,
         **detail: str | int | bool | list[str],
     ) -> None:
-        """Notes one decision. `event` is a dotted verb (`session.open`), `outcome` says `ok` or why not."""
-        context = structlog.contextvars.get_contextvars()
+        """Notes one decision. `event` is a dotted verb (`session.open`), `outcome` says `ok` or why not.
+
+        An anonymous one leaves out where it came from: its person is being forgotten.
+        """
+        context = {} if is_anonymous else structlog.contextvars.get_contextvars()
         row = {
             "id": new_id(),
             "at": self.clock(),
@@ -129,6 +138,16 @@ class Audit:
                 self.lost += 1
                 log.exception("an audit event was dropped", event_name=waiting[0]["event"])
             waiting.popleft()
+
+    async def forget_origins(self, transaction: Transaction, account: UUID) -> None:
+        """Takes from the events of an account from where they came; what was decided stays."""
+        statement = update(AuditEvent).where(AuditEvent.account_id == account)
+        await transaction.execute(statement.values(address=None, user_agent=None))
+
+    async def of(self, transaction: Transaction, account: UUID, most: int) -> Sequence[AuditEvent]:
+        """The newest events of an account."""
+        statement = select(AuditEvent).where(AuditEvent.account_id == account).order_by(AuditEvent.at.desc())
+        return (await transaction.scalars(statement.limit(most))).all()
 
     def start(self) -> None:
         """Begins to write in the background."""

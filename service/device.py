@@ -3,24 +3,36 @@
 import ipaddress
 from dataclasses import dataclass
 
+from ua_parser import parse
+
 USER_AGENT_LIMIT = 256
+PLACE_LIMIT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """One requester, as far as the transport tells.
 
-    `address` comes from the peer or, when the peer is a trusted proxy, from what that proxy says (ASVS 15.3.4).
+    `address` comes from the peer or, when the peer is a trusted proxy, from what that proxy says (ASVS 15.3.4), and
+    so does `place`, a coarse one, empty when nobody says. `mark` is the random value of the device cookie, if there
+    is one. `language` is the one of ours that the person reads best.
     """
 
     address: str
     user_agent: str
+    place: str = ""
+    mark: str = ""
+    language: str = "en"
 
     @classmethod
-    def seen(cls, address: str, user_agent: str) -> "Device":
-        """Cuts the user agent to 256 characters and drops what is not printable (ASVS 1.3.3)."""
-        printable = "".join(c for c in user_agent[:USER_AGENT_LIMIT] if c.isprintable())
-        return cls(address=address, user_agent=printable)
+    def seen(cls, address: str, user_agent: str, place: str = "", language: str = "en") -> "Device":
+        """Cuts what the client says about itself and drops what is not printable (ASVS 1.3.3)."""
+        return cls(
+            address=address,
+            user_agent=_printable(user_agent, USER_AGENT_LIMIT),
+            place=_printable(place, PLACE_LIMIT),
+            language=language,
+        )
 
     @property
     def network(self) -> str:
@@ -34,3 +46,14 @@ class Device:
         if parsed.ipv4_mapped:
             return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def device_name(user_agent: str) -> str:
+    """What people call it, in no language: `Firefox, Linux`, or the beginning of what it says about itself."""
+    told = parse(user_agent)
+    names = [part.family for part in (told.user_agent, told.os) if part is not None and part.family != "Other"]
+    return ", ".join(names) or user_agent[:PLACE_LIMIT]
+
+
+def _printable(text: str, limit: int) -> str:
+    return "".join(c for c in text[:limit] if c.isprintable())

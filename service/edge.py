@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, the access log, security headers and strict bodies, for every answer there is.
+"""The outermost layer: request ids, the access log, security headers, CORS and strict bodies, for every answer.
 
 Litestar's own middleware does not run for unknown paths and methods, and misses what other middleware raises; this
 wraps the whole application instead.
@@ -7,6 +7,8 @@ wraps the whole application instead.
 import re
 import secrets
 import time
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -14,16 +16,22 @@ import structlog
 from litestar import Request
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.utils import normalize_path
 
 from service import strict_json
 from service.device import Device
-from service.errors import MalformedRequest, ServiceError
+from service.errors import CrossSiteRefused, MalformedRequest, ServiceError
+from service.languages import preferred
+from service.origins import Origins, is_preflight, origin_of
 from service.problems import MEDIA_TYPE, HeadersTooLarge, UnsupportedMediaType, document
+from service.settings import Settings
+from service.tokens.transport import mark_of
 
 log = structlog.get_logger("vestibule.request")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/introspect"}
+PREFLIGHT = "<preflight>"
+QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/introspect", PREFLIGHT}
 """Routes that are called all the time: their good answers are not worth a line."""
 
 SECURITY_HEADERS = (
@@ -38,13 +46,17 @@ FIRST_SERVER_ERROR = 500
 MOST_HEADERS = 100
 LONGEST_HEADERS = 32 * 1024
 """Fields and bytes of all headers of a request: httptools itself knows no limit."""
+LONGEST_ORIGIN = 100
+"""How much of a foreign origin the log gets, so that an operator sees which front end is not registered."""
 
 
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._origins = Origins.of(settings)
+        self._place_header = settings.place_header.lower().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its id to its line in the log."""
@@ -53,12 +65,14 @@ class Edge:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
-        device = _device(scope)
+        device = _device(scope, self._place_header)
         scope.setdefault("state", {})["device"] = device
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(
             request_id=request_id.decode(), address=device.address, user_agent=device.user_agent
         )
+        # As the router reads it: `//auth/login` must not be another path to us than to the application.
+        path, origin = normalize_path(scope["path"]), origin_of(scope["headers"])
         status = FIRST_SERVER_ERROR
 
         async def send_with_headers(message: Message) -> None:
@@ -67,17 +81,26 @@ class Edge:
                 status = message["status"]
                 present = {name.lower() for name, _ in message["headers"]}
                 extra = [header for header in SECURITY_HEADERS if header[0] not in present]
-                message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id)]
+                headers = [*message["headers"], *extra, (b"x-request-id", request_id)]
+                message["headers"] = self._origins.share(headers, path, origin)
             await send(message)
 
-        refusal = _unreadable(scope)
+        refusal = _unreadable(scope) or self._cross_site(scope, path, origin)
         try:
             if refusal is not None:
                 await _refuse(scope, send_with_headers, refusal)
+            elif is_preflight(scope["method"], scope["headers"]):
+                await _answer_preflight(scope, send_with_headers, self._origins.preflight(path, origin))
             else:
                 await self._app(scope, receive, send_with_headers)
         finally:
             _log(scope, status, time.perf_counter() - started)
+
+    def _cross_site(self, scope: HTTPScope, path: str, origin: bytes | None) -> ServiceError | None:
+        """Why a write does not run: a page of somebody else made it (ASVS 3.5.1)."""
+        if self._origins.refuses(scope["method"], path, origin):
+            return CrossSiteRefused(f"a write from the origin {(origin or b'')[:LONGEST_ORIGIN]!r}")
+        return None
 
 
 class StrictRequest(Request[Any, Any, Any]):
@@ -95,9 +118,10 @@ class StrictRequest(Request[Any, Any, Any]):
 
 
 async def provide_device(request: Request[Any, Any, Any]) -> Device:
-    """The dependency `device` of handlers."""
+    """The dependency `device` of handlers: with the mark of its cookie, and the language its person reads."""
     device: Device = request.scope["state"]["device"]
-    return device
+    language = preferred(request.headers.get("accept-language", ""))
+    return replace(device, mark=mark_of(request.cookies), language=language)
 
 
 def _unreadable(scope: HTTPScope) -> ServiceError | None:
@@ -119,15 +143,28 @@ async def _refuse(scope: HTTPScope, send: Send, refusal: ServiceError) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def _answer_preflight(scope: HTTPScope, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    scope["path_template"] = PREFLIGHT
+    await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def _request_id(scope: Scope) -> bytes:
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
 
 
-def _device(scope: Scope) -> Device:
+def _device(scope: HTTPScope, place_header: bytes) -> Device:
     client = scope.get("client")
-    user_agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
-    return Device.seen(client[0] if client else "unknown", user_agent.decode("latin-1"))
+    address, port = client or ("unknown", -1)
+    # uvicorn puts the port 0 there when it took the address from a trusted proxy: of nobody else is a place believed.
+    place = _header(scope, place_header) if place_header and port == 0 else ""
+    return Device.seen(address, _header(scope, b"user-agent"), place)
+
+
+def _header(scope: HTTPScope, wanted: bytes) -> str:
+    """The last one of a name: what a proxy adds stands behind what the client sent."""
+    return next((value for name, value in reversed(list(scope["headers"])) if name == wanted), b"").decode("latin-1")
 
 
 def _log(scope: HTTPScope, status: int, seconds: float) -> None:

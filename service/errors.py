@@ -7,6 +7,7 @@ log the `reason`, which no client ever sees.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 400
     code: ClassVar[str] = "bad_request"
     detail: ClassVar[str] = "The request cannot be served."
-    challenge: ClassVar[str | None] = None
+    challenge: str | None = None
     """The `WWW-Authenticate` value of a 401 (RFC 9110 section 11.6.1 wants one on every 401)."""
 
     def __init__(
@@ -85,6 +86,10 @@ class SessionExpired(ServiceError):
 class SessionReused(SessionExpired):
     """A refresh token that had its successor long ago came back: the family ended (RFC 9700 section 4.14.2)."""
 
+    def __init__(self, account: UUID) -> None:
+        super().__init__("an old refresh token came back: the session was ended")
+        self.account = account
+
 
 class Unauthenticated(ServiceError):
     status = 401
@@ -100,6 +105,18 @@ class InvalidToken(ServiceError):
     challenge = (
         'Bearer realm="api", error="invalid_token", error_description="The access token is invalid or has ended"'
     )
+
+
+class StaleAuthentication(ServiceError):
+    """RFC 9470: the session is good, but the password was given too long ago for this."""
+
+    status = 401
+    code = "insufficient_user_authentication"
+    detail = "Give your password again: POST /auth/reauthenticate."
+
+    def __init__(self, max_age: int) -> None:
+        super().__init__("not fresh")
+        self.challenge = f'Bearer realm="api", error="insufficient_user_authentication", max_age={max_age}'
 
 
 class AmbiguousCredentials(ServiceError):
@@ -123,7 +140,19 @@ class AccountDisabled(ServiceError):
 class CrossSiteRefused(ServiceError):
     status = 403
     code = "cross_site_refused"
-    detail = "Cookie sign-in works only from the service's own or a registered origin, with X-Vestibule-CSRF: 1."
+    detail = "Only our own pages and registered origins may do this; with the cookie they send X-Vestibule-CSRF: 1."
+
+
+class NotYours(ServiceError):
+    status = 403
+    code = "not_yours"
+    detail = "Only the person themselves, or an administrator, may do this."
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+    detail = "There is nothing here."
 
 
 class NicknameTaken(ServiceError):

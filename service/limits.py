@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from service.crypto.roots import RootKeys
 from service.errors import TooManyRequests
-from service.settings import Rate
+from service.setting_values import Rate
 from service.store.redis import RedisStore
 
 
@@ -38,6 +38,15 @@ class Limits:
     async def forgive(self, rule: str, *subjects: str) -> None:
         """Forgets the attempts, after a success that proves them honest."""
         await self.store.delete(self._key(rule, subjects))
+
+    async def count(self, rule: str, life: timedelta, *subjects: str) -> int:
+        """Counts what happens in a row, and says how often it has; `forgive` ends the row, so does `life` of rest."""
+        counted: int = await self.store.run("count", self._key(rule, subjects), int(life.total_seconds() * 1000))
+        return counted
+
+    async def counted(self, rule: str, *subjects: str) -> int:
+        """How often it has happened in a row."""
+        return int(await self.store.get(self._key(rule, subjects)) or 0)
 
     async def vouch(self, rule: str, life: timedelta, *subjects: str) -> None:
         """Remembers that these subjects proved themselves."""

@@ -13,9 +13,11 @@ from litestar.exceptions import (
 from litestar.openapi.datastructures import ResponseSpec
 
 from service.errors import (
+    CrossSiteRefused,
     FieldError,
     InvalidInput,
     MalformedRequest,
+    NotFound,
     ServiceError,
     TooManyRequests,
     Unavailable,
@@ -64,12 +66,6 @@ class HeadersTooLarge(ServiceError):
     detail = "The request has too many headers, or too long ones."
 
 
-class NotFound(ServiceError):
-    status = 404
-    code = "not_found"
-    detail = "There is nothing here."
-
-
 class MethodNotAllowed(ServiceError):
     status = 405
     code = "method_not_allowed"
@@ -85,6 +81,7 @@ class Crashed(ServiceError):
 EVERYWHERE: tuple[type[ServiceError], ...] = (TooManyRequests, Unavailable)
 WITH_BODY: tuple[type[ServiceError], ...] = (
     MalformedRequest,
+    CrossSiteRefused,
     InvalidInput,
     BodyTooLarge,
     UnsupportedMediaType,
@@ -94,7 +91,7 @@ WITH_BODY: tuple[type[ServiceError], ...] = (
 def refusals(*errors: type[ServiceError], body: bool = True) -> dict[int, ResponseSpec]:
     """The `responses` of a route: these refusals, and those that every route (with a body) may answer."""
     by_status: dict[int, list[type[ServiceError]]] = {}
-    for error in (*errors, *(WITH_BODY if body else ()), *EVERYWHERE):
+    for error in dict.fromkeys((*errors, *(WITH_BODY if body else ()), *EVERYWHERE)):
         by_status.setdefault(error.status, []).append(error)
     return {
         status: ResponseSpec(

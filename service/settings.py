@@ -10,21 +10,24 @@ from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
+
+from service.setting_values import LOOPBACK, Rate, Secret, SettingsError, odd_origins, parts_of, weak_origin
 
 PREFIX = "VESTIBULE_"
 UNPREFIXED = {"DATABASE_URL": "database_url", "REDIS_URL": "redis_url"}
 NOT_SETTINGS = {"url", "client_id", "client_secret", "admin_email", "admin_password"}
 """What `dev.env` holds for the shell; exported, it must not disturb a command."""
 
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 PASSWORD_FLOOR = 8
 ARGON2_FLOORS = ((1, 47104), (2, 19456), (3, 12288))
 """Time cost and memory in KiB, one of which must be reached (ASVS appendix C)."""
 MOST_CODE_TRIES = 10
+MOST_PASSWORD_FAILURES = 100
+AVATAR_SCHEMES = ("file:///", "s3://", "memory:///")
 DATABASE_SCHEMES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 NOT_NOTHING = ("_life", "_timeout", "_idle", "_absolute", "_refresh")
@@ -33,39 +36,6 @@ WHOLE_SECONDS = ("_life", "_idle", "_absolute")
 """Endings of durations that cross the wire, where they are whole seconds."""
 LEAST = {"hash_slots": 0, "hash_queue": 0}
 """The least value of numbers that may be less than 1."""
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
-PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class SettingsError(Exception):
-    """A setting is missing, weak or contradicts another; the text is one line for the operator."""
-
-
-class Secret(str):
-    """A text that does not show itself in a log, a traceback or a debugger."""
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-
-class Rate:
-    """So many attempts in so many seconds, refilled evenly."""
-
-    __slots__ = ("attempts", "seconds")
-
-    def __init__(self, attempts: int, seconds: int) -> None:
-        self.attempts = attempts
-        self.seconds = seconds
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads `10/15m`; the unit is one of s, m, h, d and may stand alone (`10/m`)."""
-        attempts, _, period = text.partition("/")
-        number, unit = period[:-1] or "1", period[-1:]
-        if not (attempts.isdecimal() and number.isdecimal() and unit in PERIODS) or int(attempts) * int(number) == 0:
-            raise ValueError(f"a rate looks like 10/15m, not {text!r}")
-        return cls(int(attempts), int(number) * PERIODS[unit])
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,12 +57,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks whose `X-Forwarded-For` and `-Proto` are believed; nobody's when empty."""
 
+    place_header: str = ""
+    """A header in which a trusted proxy says where somebody is, such as `CF-IPCountry`; nobody's when empty."""
+    link_url: str = ""
+    """The front end's page that mailed links open (`https://app.example.com/confirm`); our own page when empty."""
+    service_name: str = ""
+    """How mails call the product; the issuer's host when empty."""
+    avatar_store: str = ""
+    """Where avatars are kept: `file:///var/lib/vestibule/avatars`, `s3://bucket/prefix`; not offered when empty."""
+
     # Mail
     smtp_url: Secret | None = None
     """`smtps://user:pass@host:465`, `smtp+starttls://…:587`, or `smtp://host:25` without encryption."""
     mail_from: str = ""
     """The sender, `no-reply@example.com` or `Example <no-reply@example.com>`."""
     mail_timeout: timedelta = timedelta(seconds=10)
+    mail_life: timedelta = timedelta(days=3)
+    """How long a mail is tried again before it becomes a dead letter."""
 
     # Passwords
     password_min_length: int = 15
@@ -118,17 +99,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     registration_life: timedelta = timedelta(hours=24)
     code_life: timedelta = timedelta(minutes=10)
     code_tries: int = 5
+    verify_link_life: timedelta = timedelta(hours=1)
+    reset_link_life: timedelta = timedelta(minutes=30)
+    email_link_life: timedelta = timedelta(hours=1)
+    undo_link_life: timedelta = timedelta(hours=24)
+    fresh_life: timedelta = timedelta(minutes=5)
+    """How long after giving the password a person may do what is dangerous."""
+    known_device_life: timedelta = timedelta(days=90)
+    password_failures: int = 100
+    """Wrong passwords in a row after which strangers need a reset (NIST SP 800-63B-4 3.2.2)."""
+    dead_letter_life: timedelta = timedelta(days=30)
+    audit_life: timedelta = timedelta(days=400)
+    session_history_life: timedelta = timedelta(days=90)
     leeway: timedelta = timedelta(seconds=30)
     jwks_max_age: timedelta = timedelta(minutes=10)
     key_refresh: timedelta = timedelta(seconds=5)
     """How often each worker looks for new signing keys and changed clients."""
 
     # Limits
-    limit_login_network: Rate = Rate(60, 60)
-    limit_login_account: Rate = Rate(100, 3600)
-    limit_login_account_network: Rate = Rate(10, 900)
+    limit_guess_network: Rate = Rate(60, 60)
+    limit_guess_account: Rate = Rate(100, 3600)
+    limit_guess_account_network: Rate = Rate(10, 900)
     limit_register_network: Rate = Rate(30, 3600)
-    limit_verify_network: Rate = Rate(60, 600)
+    limit_mail_network: Rate = Rate(60, 3600)
+    limit_change_account: Rate = Rate(60, 3600)
     limit_code_address_network: Rate = Rate(20, 86400)
     limit_code_address: Rate = Rate(100, 86400)
     limit_mail_address_network: Rate = Rate(5, 3600)
@@ -149,14 +143,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         problems = [
-            *_weak_origin(self.issuer),
-            *_odd_origins(self.allowed_origins),
+            *weak_origin(self.issuer),
+            *odd_origins(self.allowed_origins),
             *_weak_passwords(self),
             *_weak_lifetimes(self),
             *_impossible(self),
         ]
         if problems:
             raise ValueError(problems[0])
+
+    @property
+    def own_origin(self) -> str:
+        """The origin that browsers name when our own pages call us."""
+        parts = urlsplit(self.issuer)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def link_page(self) -> str:
+        """The page that mailed links open; the secret follows in the fragment, which no server ever sees."""
+        return self.link_url or f"{self.issuer}/auth/confirm"
+
+    @property
+    def name(self) -> str:
+        """How mails call the product."""
+        return self.service_name or str(urlsplit(self.issuer).hostname)
 
     @property
     def token_audience(self) -> str:
@@ -221,41 +231,6 @@ def _in_variables(message: str) -> str:
     return message.replace("Object missing required field", "missing setting")
 
 
-def _weak_origin(issuer: str) -> list[str]:
-    parts = parts_of(issuer)
-    if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment:
-        return [f"VESTIBULE_ISSUER must be an http(s) URL without query and fragment, not {issuer!r}"]
-    if issuer != issuer.lower() or parts.port == DEFAULT_PORTS[parts.scheme]:
-        return ["VESTIBULE_ISSUER must be in lower case and without its scheme's own port: clients compare it exactly"]
-    if issuer.endswith("/") or "//" in parts.path or parts.username is not None:
-        return ["VESTIBULE_ISSUER must not end with a slash, nor hold empty segments or credentials"]
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        return ["VESTIBULE_ISSUER must be https (http is for loopback only)"]
-    return []
-
-
-def parts_of(url: str) -> SplitResult | None:
-    """A URL taken apart; None when it is none, or its port is none."""
-    try:
-        parts = urlsplit(url)
-        return None if parts.port == 0 else parts
-    except ValueError:
-        return None
-
-
-def _odd_origins(origins: tuple[str, ...]) -> list[str]:
-    for origin in origins:
-        parts = parts_of(origin)
-        if (
-            parts is None
-            or parts.scheme not in {"http", "https"}
-            or "*" in origin
-            or f"{parts.scheme}://{parts.netloc}" != origin
-        ):
-            return [f"VESTIBULE_ALLOWED_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}"]
-    return []
-
-
 def _weak_passwords(given: Settings) -> list[str]:
     if given.password_min_length < PASSWORD_FLOOR:
         return [f"VESTIBULE_PASSWORD_MIN_LENGTH must be at least {PASSWORD_FLOOR} (ASVS 6.2.1)"]
@@ -291,6 +266,15 @@ def _weak_lifetimes(given: Settings) -> list[str]:
             given.registration_life <= timedelta(hours=24),
             "VESTIBULE_REGISTRATION_LIFE must be at most 24 hours",
         ),
+        *(
+            (getattr(given, name) <= timedelta(hours=24), f"{PREFIX}{name.upper()} must be at most 24 hours")
+            for name in ("verify_link_life", "reset_link_life", "email_link_life", "undo_link_life")
+        ),
+        (given.fresh_life <= timedelta(hours=1), "VESTIBULE_FRESH_LIFE must be at most an hour"),
+        (
+            given.password_failures <= MOST_PASSWORD_FAILURES,
+            "VESTIBULE_PASSWORD_FAILURES must be at most 100 (NIST SP 800-63B-4 3.2.2)",
+        ),
         (1 <= given.code_tries <= MOST_CODE_TRIES, "VESTIBULE_CODE_TRIES must be between 1 and 10"),
         (given.leeway <= timedelta(seconds=60), "VESTIBULE_LEEWAY must be at most 60 seconds (ASVS 9.2.1)"),
         (given.jwks_max_age <= timedelta(minutes=15), "VESTIBULE_JWKS_MAX_AGE must be at most 15 minutes"),
@@ -310,6 +294,15 @@ def _impossible(given: Settings) -> list[str]:
             ip_network(network)
         except ValueError:
             problems.append(f"VESTIBULE_TRUSTED_PROXIES takes addresses and networks, not {network!r}")
+    if given.place_header and not given.trusted_proxies:
+        problems.append("VESTIBULE_PLACE_HEADER needs VESTIBULE_TRUSTED_PROXIES: anybody can send a header")
+    link = parts_of(given.link_page)
+    if link is None or link.scheme not in {"http", "https"} or not link.hostname or "#" in given.link_page:
+        problems.append("VESTIBULE_LINK_URL must be an http(s) URL without a fragment")
+    elif link.scheme == "http" and link.hostname not in LOOPBACK:
+        problems.append("VESTIBULE_LINK_URL must be https (http is for loopback only)")
+    if given.avatar_store and not given.avatar_store.startswith(AVATAR_SCHEMES):
+        problems.append(f"VESTIBULE_AVATAR_STORE must begin with one of {', '.join(AVATAR_SCHEMES)}")
     if given.breached_passwords_url and not given.breached_passwords_url.startswith("https://"):
         problems.append("VESTIBULE_BREACHED_PASSWORDS_URL must be https")
     return [*problems, *_too_small(given)]

@@ -9,11 +9,20 @@ import structlog
 
 from service import background
 from service.accounts.administration import Administration
+from service.accounts.avatars import Avatars, open_store
 from service.accounts.breaches import BreachedPasswords
+from service.accounts.closing import Closing
+from service.accounts.credentials import Credentials
 from service.accounts.entrance import Entrance
+from service.accounts.export import Exports
+from service.accounts.guesses import Guesses
+from service.accounts.mail_budget import MailBudget
+from service.accounts.notices import Notices
+from service.accounts.own_password import OwnPassword
 from service.accounts.password_rules import PasswordRules
 from service.accounts.pending import PendingSignUps
 from service.accounts.profile import Profile
+from service.accounts.recovery import Recovery
 from service.accounts.registration import Registration
 from service.audit import Audit
 from service.clock import Clock, utc_now
@@ -26,10 +35,14 @@ from service.errors import Unavailable
 from service.limits import Limits
 from service.login.password import Login
 from service.mail.mailbox import Mailbox
-from service.mail.mailer import Mailer, Transport
+from service.mail.mailer import Mailer
+from service.mail.message import Transport
+from service.mail.outbox import Outbox
 from service.mail.smtp import Smtp
+from service.mail.templates import Templates
 from service.oauth.client_authentication import ClientAuthentication
 from service.operations.health import Health
+from service.operations.housekeeping import Housekeeping
 from service.settings import Settings
 from service.store.postgres import Database
 from service.store.redis import RedisStore
@@ -37,6 +50,8 @@ from service.tokens.access import AccessTokens
 from service.tokens.clients import Clients
 from service.tokens.journal import Journal
 from service.tokens.keys import SigningKeys
+from service.tokens.one_time import OneTimeTokens
+from service.tokens.overview import Overview
 from service.tokens.principal import BearerAuthentication
 from service.tokens.refresh import RefreshTokens
 from service.tokens.sessions import Sessions
@@ -57,6 +72,7 @@ class Services:
     store: RedisStore
     passwords: Passwords
     audit: Audit
+    outbox: Outbox
     mailer: Mailer
     clients: Clients
     signing_keys: SigningKeys
@@ -64,11 +80,18 @@ class Services:
     bearer: BearerAuthentication
     registrations: Registration
     administration: Administration
+    recovery: Recovery
     profile: Profile
+    credentials: Credentials
+    overview: Overview
+    avatars: Avatars
+    exports: Exports
+    closing: Closing
     login: Login
     client_authentication: ClientAuthentication
     health: Health
     mailbox: Mailbox
+    housekeeping: Housekeeping
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -80,11 +103,14 @@ class Services:
         await self.health.look()
         self.audit.start()
         self.health.start()
+        self.mailer.start()
+        self.housekeeping.start()
         reloading = asyncio.create_task(self._reload_on(), name="reload")
         try:
             yield
         finally:
             await background.end(reloading)
+            await self.housekeeping.stop()
             await self.health.stop()
             await self.mailer.stop()
             await self.audit.stop()
@@ -93,6 +119,7 @@ class Services:
     async def close(self) -> None:
         """Lets go of threads and connections."""
         self.passwords.close()
+        self.avatars.close()
         await self.store.close()
         await self.database.close()
 
@@ -136,7 +163,12 @@ def build(
     rules = PasswordRules(settings.password_min_length, blocklist, breaches)
     limits = Limits(store, roots)
     audit = Audit(database, clock)
-    mailer = Mailer(transport)
+    outbox = Outbox(database, roots, clock, settings.name)
+    mailer = Mailer(outbox, transport, Templates(), settings.mail_life, settings.mail_timeout)
+    guesses = Guesses(limits, settings)
+    mail_budget = MailBudget(limits, settings)
+    notices = Notices(outbox, clock)
+    one_time = OneTimeTokens(roots, clock)
 
     clients = Clients(database, roots, clock)
     signing_keys = SigningKeys(database, roots, settings, clock)
@@ -145,12 +177,72 @@ def build(
     journal = Journal(database, clock)
     sessions = Sessions(store, RefreshTokens(roots), access_tokens, clients, journal, audit, settings)
 
-    entrance = Entrance(database, sessions, journal, audit)
+    avatars = Avatars(database, limits, audit, settings, clock, store=open_store(settings))
+    profile = Profile(database, passwords, avatars, limits, notices, audit, settings)
+    own_password = OwnPassword(profile, passwords, guesses, audit)
+    entrance = Entrance(database, sessions, journal, guesses, notices, audit)
     pending = PendingSignUps(store, roots, settings)
     registration = Registration(
-        database, pending, passwords, rules, limits, mailer, entrance, clients, audit, settings, clock
+        database=database,
+        pending=pending,
+        passwords=passwords,
+        rules=rules,
+        limits=limits,
+        guesses=guesses,
+        mail_budget=mail_budget,
+        outbox=outbox,
+        entrance=entrance,
+        clients=clients,
+        audit=audit,
+        settings=settings,
+        clock=clock,
     )
-    login = Login(database, passwords, pending, registration, entrance, sessions, clients, limits, audit, settings)
+    recovery = Recovery(
+        database=database,
+        passwords=passwords,
+        rules=rules,
+        one_time=one_time,
+        sessions=sessions,
+        journal=journal,
+        guesses=guesses,
+        mail_budget=mail_budget,
+        limits=limits,
+        notices=notices,
+        audit=audit,
+        settings=settings,
+        clock=clock,
+    )
+    credentials = Credentials(
+        database=database,
+        own_password=own_password,
+        passwords=passwords,
+        rules=rules,
+        one_time=one_time,
+        sessions=sessions,
+        journal=journal,
+        guesses=guesses,
+        mail_budget=mail_budget,
+        limits=limits,
+        notices=notices,
+        audit=audit,
+        settings=settings,
+        clock=clock,
+    )
+    login = Login(
+        database=database,
+        passwords=passwords,
+        pending=pending,
+        registration=registration,
+        entrance=entrance,
+        own_password=own_password,
+        sessions=sessions,
+        journal=journal,
+        clients=clients,
+        guesses=guesses,
+        notices=notices,
+        audit=audit,
+        clock=clock,
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -158,6 +250,7 @@ def build(
         store=store,
         passwords=passwords,
         audit=audit,
+        outbox=outbox,
         mailer=mailer,
         clients=clients,
         signing_keys=signing_keys,
@@ -165,9 +258,16 @@ def build(
         bearer=BearerAuthentication(sessions),
         registrations=registration,
         administration=Administration(database, passwords, rules, sessions, journal, audit, clock),
-        profile=Profile(database),
+        recovery=recovery,
+        profile=profile,
+        credentials=credentials,
+        overview=Overview(database, sessions, journal, one_time, audit, settings, clock),
+        avatars=avatars,
+        exports=Exports(database, profile, journal, one_time, outbox, audit, clock),
+        closing=Closing(database, sessions, one_time, notices, avatars, pending, audit, settings, clock),
         login=login,
         client_authentication=ClientAuthentication(clients, limits, audit, settings),
         health=Health(database, store, transport, signing_keys, clock),
         mailbox=Mailbox(store, clock),
+        housekeeping=Housekeeping(database, settings, clock),
     )

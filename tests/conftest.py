@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from service.app import create_app
 from service.clock import utc_now
 from service.embedded.servers import EmbeddedServers
-from service.mail.mailer import Mail
+from service.mail.message import Mail
 from service.settings import Settings, load
 from service.store.postgres import driver_url
 from service.store.redis import source
@@ -130,6 +130,7 @@ def environ(servers: Servers) -> dict[str, str]:
         "VESTIBULE_ARGON2_MEMORY_KIB": "19456",
         "VESTIBULE_HASH_QUEUE": "400",
         "VESTIBULE_ALLOWED_ORIGINS": "https://app.test",
+        "VESTIBULE_AVATAR_STORE": "memory:///",
         # A busy machine must not look like an outage.
         "VESTIBULE_REDIS_TIMEOUT": "10",
         "VESTIBULE_REDIS_POOL_WAIT": "10",

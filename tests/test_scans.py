@@ -11,7 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SECRET = re.compile(r"secret|digest|mac$|signature|password|salt", re.IGNORECASE)
-PUBLIC = {"secret_digest", "password_hash"}  # compared with None and by PostgreSQL, never with what somebody sent
+PUBLIC = {
+    *("secret_digest", "password_hash"),  # compared with None and by PostgreSQL, never with what somebody sent
+    "password_changed_at",  # a moment
+}
+IN_A_STATEMENT = {"OneTimeToken.digest"}
+"""Columns that PostgreSQL looks up: a keyed digest, of which nobody can choose the first bytes."""
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
@@ -38,6 +43,7 @@ def test_secrets_are_compared_in_constant_time() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare)
         and any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops)
+        and ast.unparse(node.left) not in IN_A_STATEMENT
         and any(SECRET.search(name) and name not in PUBLIC for name in map(name_of, [node.left, *node.comparators]))
     ]
     assert suspicious == []

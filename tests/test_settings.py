@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.mail.mailer import NoTransport
-from service.settings import Rate, Secret, Settings, SettingsError, load
+from service.mail.message import NoTransport
+from service.setting_values import Rate, Secret, SettingsError
+from service.settings import Settings, load
 from service.wiring import build
 
 KEY = base64.urlsafe_b64encode(bytes(range(100, 132))).decode().rstrip("=")
@@ -104,7 +105,43 @@ WEAK = {
     "VESTIBULE_LEEWAY": ["61", "-1"],
     "VESTIBULE_JWKS_MAX_AGE": ["901"],
     "VESTIBULE_SESSIONS_PER_ACCOUNT": ["0"],
-    "VESTIBULE_LIMIT_LOGIN_NETWORK": ["10", "0/m", "10/0s", "10/", "/m", "ten/m", "10/15w", "-1/m", "1.5/m", ""],
+    "VESTIBULE_VERIFY_LINK_LIFE": ["86401", "P2D", "0", "-1", "0.5", "ten", ""],
+    "VESTIBULE_RESET_LINK_LIFE": ["86401", "P2D", "0", "-1"],
+    "VESTIBULE_EMAIL_LINK_LIFE": ["86401", "P2D", "0", "-1"],
+    "VESTIBULE_UNDO_LINK_LIFE": ["86401", "P2D", "0", "-1"],
+    "VESTIBULE_FRESH_LIFE": ["3601", "PT61M", "0", "-1"],
+    "VESTIBULE_PASSWORD_FAILURES": ["101", "0", "-1", "many"],
+    "VESTIBULE_KNOWN_DEVICE_LIFE": ["0", "-1", "0.5"],
+    "VESTIBULE_MAIL_LIFE": ["0", "-1"],
+    "VESTIBULE_AUDIT_LIFE": ["0", "-1"],
+    "VESTIBULE_SESSION_HISTORY_LIFE": ["0", "-1"],
+    "VESTIBULE_PLACE_HEADER": ["CF-IPCountry"],
+    "VESTIBULE_LINK_URL": [
+        "http://app.example.com/confirm",
+        "https://app.example.com/confirm#x",
+        "https://app.example.com/confirm#",
+        "https:///confirm",
+        "https://",
+        "app.example.com/confirm",
+        "/confirm",
+        "javascript:alert(1)",
+        "https://app.example.com:99999/confirm",
+        "ftp://app.example.com/confirm",
+    ],
+    "VESTIBULE_AVATAR_STORE": [
+        "/var/lib/avatars",
+        "file://var/lib",
+        "file:",
+        "gs://bucket",
+        "http://x/y",
+        "memory:",
+        "s3://",
+    ],
+    "VESTIBULE_LIMIT_GUESS_ACCOUNT": ["100", "0/h"],
+    "VESTIBULE_LIMIT_GUESS_ACCOUNT_NETWORK": ["10", "0/h"],
+    "VESTIBULE_LIMIT_MAIL_NETWORK": ["60", "0/h"],
+    "VESTIBULE_LIMIT_CHANGE_ACCOUNT": ["60", "0/h"],
+    "VESTIBULE_LIMIT_GUESS_NETWORK": ["10", "0/m", "10/0s", "10/", "/m", "ten/m", "10/15w", "-1/m", "1.5/m", ""],
     "VESTIBULE_ARGON2_MEMORY_KIB": ["1024"],
     "VESTIBULE_ARGON2_PARALLELISM": ["0"],
     "VESTIBULE_HASH_SLOTS": ["many", "-1"],
@@ -121,7 +158,7 @@ WEAK = {
 }
 
 
-@pytest.mark.standard("PW-01", "PW-20", "CL-05", "CL-06", "RL-09", "CK-34")
+@pytest.mark.standard("PW-01", "PW-20", "CL-05", "CL-06", "RL-05", "RL-09", "CK-34", "SE-19")
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WEAK.items() for value in values])
 def test_what_is_weak_or_makes_no_sense_is_named(name: str, value: str) -> None:
     told = refusal(given(**{name: value}))
@@ -140,6 +177,59 @@ def test_a_hash_reaches_one_row_of_the_appendix(passes: int, memory: int, enough
         assert load(environ).argon2_memory_kib == memory
     else:
         assert "VESTIBULE_ARGON2_" in refusal(environ)
+
+
+@pytest.mark.standard("CL-06", "SE-19", "RL-05")
+def test_what_is_not_set_is_as_strict_as_the_standards() -> None:
+    settings = load(GIVEN)
+
+    assert settings.verify_link_life == timedelta(hours=1)
+    assert settings.reset_link_life == timedelta(minutes=30)
+    assert settings.email_link_life == timedelta(hours=1)
+    assert settings.undo_link_life == timedelta(hours=24)
+    assert settings.fresh_life == timedelta(seconds=300)
+    assert settings.password_failures == 100
+    rates = (settings.limit_guess_network, settings.limit_guess_account_network, settings.limit_guess_account)
+    assert [(rate.attempts, rate.seconds) for rate in rates] == [(60, 60), (10, 900), (100, 3600)]
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        *((f"{kind}_LINK_LIFE", 86400) for kind in ("VERIFY", "RESET", "EMAIL", "UNDO")),
+        ("FRESH_LIFE", 3600),
+        ("PASSWORD_FAILURES", 100),
+    ],
+)
+@pytest.mark.standard("CL-06", "SE-19", "RL-05")
+def test_the_most_that_is_allowed_is_allowed(name: str, most: int) -> None:
+    value = getattr(load(given(**{f"VESTIBULE_{name}": str(most)})), name.lower())
+
+    assert value == most or value == timedelta(seconds=most)
+
+
+@pytest.mark.standard("RL-09", "RL-10")
+def test_a_header_that_tells_the_place_needs_a_proxy_that_sets_it() -> None:
+    told = refusal(given(VESTIBULE_PLACE_HEADER="CF-IPCountry"))
+    assert "VESTIBULE_PLACE_HEADER" in told
+    assert "VESTIBULE_TRUSTED_PROXIES" in told
+
+    behind = given(VESTIBULE_PLACE_HEADER="CF-IPCountry", VESTIBULE_TRUSTED_PROXIES="10.0.0.0/8")
+    assert load(behind).place_header == "CF-IPCountry"
+
+
+@pytest.mark.standard("CL-15")
+def test_mailed_links_open_our_own_page_unless_a_front_end_has_one() -> None:
+    assert load(GIVEN).link_page == "https://auth.example.com/auth/confirm"
+    for page in ("https://app.example.com/confirm", "https://app.example.com/x?y=z", "http://localhost:3000/confirm"):
+        assert load(given(VESTIBULE_LINK_URL=page)).link_page == page
+
+
+@pytest.mark.parametrize(
+    "place", ["", "file:///var/lib/vestibule/avatars", "s3://bucket/prefix", "s3://bucket", "memory:///"]
+)
+def test_avatars_are_kept_in_a_folder_a_bucket_or_memory_or_nowhere(place: str) -> None:
+    assert load(given(VESTIBULE_AVATAR_STORE=place)).avatar_store == place
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from service.audit import Audit
 from service.clock import Clock
 from service.crypto.passwords import Passwords
 from service.errors import FieldError, InvalidInput
+from service.languages import DEFAULT
 from service.store.postgres import Database, new_id
 from service.tokens.journal import Journal
 from service.tokens.sessions import Sessions
@@ -46,14 +47,18 @@ class Administration:
             raise InvalidInput(fields=[FieldError("role", "role_invalid", detail)])
         self.rules.ensure_acceptable(password, email=address, nickname=nickname)
         await self.rules.ensure_not_leaked(password)
+        now = self.clock()
         account = Account(
             id=new_id(),
             email=address,
             nickname=nickname,
             nickname_key=key,
             password_hash=await self.passwords.hash(password),
+            password_changed_at=now,
+            locale=DEFAULT,
+            avatar_url=None,
             roles=list(roles),
-            created_at=self.clock(),
+            created_at=now,
             disabled_at=None,
         )
         await add_account(self.database, account)

@@ -1,35 +1,33 @@
-"""Sign-up over HTTP, and what a person sees of their own account."""
+"""Sign-up and recovery over HTTP."""
 
-from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from service.accounts.profile import Profile
+from service.accounts.recovery import Recovery
 from service.accounts.registration import Registration
 from service.device import Device
 from service.errors import (
-    AmbiguousCredentials,
-    CrossSiteRefused,
+    FieldError,
+    InvalidInput,
     InvalidOrExpiredCode,
-    InvalidToken,
     NicknameTaken,
-    Unauthenticated,
     UnknownClient,
 )
 from service.problems import NO_STORE, refusals
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
-from service.tokens.principal import PUBLIC, Principal
+from service.tokens.principal import PUBLIC
+from service.tokens.sessions import Grant
 from service.tokens.transport import (
     ClientId,
     TokenAnswer,
     Transport,
     ensure_same_site,
+    marked,
     token_answer,
 )
 
@@ -39,6 +37,7 @@ Password = Annotated[
 ]
 Nickname = Annotated[str, msgspec.Meta(max_length=64, description="2 to 32 letters, digits, `_`, `.`, `-`.")]
 Handle = Annotated[str, msgspec.Meta(max_length=128, description="The `vrg_…` that sign-up answered.")]
+LinkToken = Annotated[str, msgspec.Meta(max_length=128, description="What stands behind `=` in the mailed link.")]
 Code = Annotated[str, msgspec.Meta(max_length=16, description="The six digits of the mail.")]
 
 
@@ -58,10 +57,15 @@ class SignUpKept(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The handle and the code; `nickname` again if the first one was taken meanwhile."""
+    """`registration` and `code`, or the `token` of the link with either `registration` or `password`.
 
-    registration: Handle
-    code: Code
+    `nickname` again if the first one was taken meanwhile.
+    """
+
+    registration: Handle | None = None
+    code: Code | None = None
+    token: LinkToken | None = None
+    password: Password | None = None
     nickname: Nickname | None = None
     client_id: ClientId = DEFAULT_FRONT_END
     transport: Transport = "body"
@@ -71,14 +75,19 @@ class Resend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registration: Handle
 
 
-class Me(msgspec.Struct, frozen=True):
-    """A person's own account."""
+class Forgotten(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    email: Email
 
-    id: UUID
-    email: str
-    nickname: str
-    roles: tuple[str, ...]
-    created_at: datetime
+
+class Accepted(msgspec.Struct, frozen=True):
+    """Nothing: whatever happens shows in the mailbox alone."""
+
+
+class NewPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The token of the mailed link, and the password from now on."""
+
+    token: LinkToken
+    password: Password
 
 
 class SignUpController(Controller):
@@ -96,7 +105,7 @@ class SignUpController(Controller):
         registrations: NamedDependency[Registration],
         device: NamedDependency[Device],
     ) -> Response[SignUpKept]:
-        """Begins a sign-up and mails a six-digit code. The answer does not tell whether the address is known."""
+        """Begins a sign-up and mails a code and a link. The answer does not tell whether the address is known."""
         kept = await registrations.register(data.email, data.password, data.nickname, device)
         answer = SignUpKept(kept.handle, int(kept.life.total_seconds()))
         return Response(answer, status_code=202, headers=NO_STORE)
@@ -105,7 +114,7 @@ class SignUpController(Controller):
         "/verify",
         status_code=200,
         operation_id="verify",
-        responses=refusals(InvalidOrExpiredCode, UnknownClient, CrossSiteRefused, NicknameTaken),
+        responses=refusals(InvalidOrExpiredCode, UnknownClient, NicknameTaken),
     )
     async def verify(
         self,
@@ -118,8 +127,9 @@ class SignUpController(Controller):
         """Proves the address: the account exists from now on, and is signed in."""
         if data.transport == "cookie":
             ensure_same_site(request, settings)
-        grant = await registrations.verify(data.registration, data.code, data.client_id, device, data.nickname)
-        return token_answer(grant, data.transport)
+            device = marked(device)
+        grant = await _verified(registrations, data, device)
+        return token_answer(grant, data.transport, device)
 
     @post("/verify/resend", status_code=202, operation_id="resendCode", responses=refusals())
     async def resend(
@@ -127,26 +137,53 @@ class SignUpController(Controller):
         data: JSONBody[Resend],
         registrations: NamedDependency[Registration],
         device: NamedDependency[Device],
-    ) -> Response[None]:
-        """Mails a new code. Tries that were spent stay spent."""
+    ) -> Response[Accepted]:
+        """Mails a new code and link. Tries that were spent stay spent."""
         await registrations.resend(data.registration, device)
-        return Response(None, status_code=202, headers=NO_STORE)
+        return Response(Accepted(), status_code=202, headers=NO_STORE)
 
 
-class MeController(Controller):
-    """A person's own account."""
+class RecoveryController(Controller):
+    """Back into an account whose password is forgotten."""
 
-    path = "/me"
-    tags = ("Account",)
+    path = "/auth/password"
+    tags = ("Sign-in",)
+    opt = {PUBLIC: True}  # noqa: RUF012  the framework's way of writing it
+    security = [{}]  # noqa: RUF012
 
-    @get(
-        "",
-        operation_id="me",
-        summary="Your account",
-        responses=refusals(AmbiguousCredentials, Unauthenticated, InvalidToken, body=False),
+    @post("/forgot", status_code=202, operation_id="forgotPassword", responses=refusals())
+    async def forgot(
+        self, data: JSONBody[Forgotten], recovery: NamedDependency[Recovery], device: NamedDependency[Device]
+    ) -> Response[Accepted]:
+        """Mails a link to set a new password, if the address has an account: the answer is the same for everybody."""
+        await recovery.request(data.email, device)
+        return Response(Accepted(), status_code=202, headers=NO_STORE)
+
+    @post(
+        "/reset",
+        status_code=204,
+        operation_id="resetPassword",
+        responses=refusals(InvalidOrExpiredCode),
     )
-    async def read(self, principal: NamedDependency[Principal], profile: NamedDependency[Profile]) -> Response[Me]:
-        """The account behind the access token."""
-        account = await profile.read(principal.account)
-        body = Me(account.id, account.email, account.nickname, tuple(account.roles), account.created_at)
-        return Response(body, headers=NO_STORE)
+    async def reset(
+        self, data: JSONBody[NewPassword], recovery: NamedDependency[Recovery], device: NamedDependency[Device]
+    ) -> Response[None]:
+        """Sets a new password by the link of a mail. Every session of the account ends."""
+        await recovery.reset(data.token, data.password, device)
+        return Response(None, status_code=204, headers=NO_STORE)
+
+
+async def _verified(registrations: Registration, data: Proof, device: Device) -> Grant:
+    if data.token is not None and data.code is None and (data.registration or data.password) is not None:
+        return await registrations.verify_by_link(
+            data.token,
+            data.client_id,
+            device,
+            handle=data.registration,
+            password=data.password,
+            nickname=data.nickname,
+        )
+    if data.token is None and data.code is not None and data.registration is not None and data.password is None:
+        return await registrations.verify(data.registration, data.code, data.client_id, device, data.nickname)
+    detail = "Give `registration` and `code`, or `token` with `registration` or with `password`."
+    raise InvalidInput(fields=[FieldError("code" if data.token is None else "token", "one_proof", detail)])

@@ -1,13 +1,16 @@
 """The one door: whoever was proved to be a person comes in here, however they proved it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.accounts.guesses import Guesses
 from service.accounts.models import Account
+from service.accounts.notices import Notices
 from service.accounts.repository import AccountRepository
 from service.audit import Audit
 from service.device import Device
-from service.errors import AccountDisabled, ServiceError
+from service.errors import InvalidCredentials, ServiceError, Unavailable
 from service.store.postgres import Database
 from service.tokens.journal import Journal, SessionRow
 from service.tokens.sessions import Grant, Opened, Sessions
@@ -20,44 +23,69 @@ class Entrance:
     database: Database
     sessions: Sessions
     journal: Journal
+    guesses: Guesses
+    notices: Notices
     audit: Audit
 
-    async def admit(self, account: Account, client: str, amr: tuple[str, ...], device: Device) -> Grant:
-        """Signs an account in. Raises `AccountDisabled` or `Unavailable`; nobody holds a token then.
+    async def admit(
+        self,
+        account: Account,
+        client: str,
+        amr: tuple[str, ...],
+        device: Device,
+        *,
+        news: int | None = None,
+    ) -> Grant:
+        """Signs an account in.
+
+        `news` tells its holder of a device that was not seen before (ASVS 6.3.5), and how many wrong passwords came
+        before the right one. Raises `AccountDisabled`, `InvalidCredentials` when the
+        password is another one by now, or `Unavailable`; nobody holds a token then.
 
         The session is opened in Redis first, and the account is looked at again after that with its row locked:
         an account that is disabled meanwhile either shows here, or its "end all sessions" comes later and ends this
-        one too. There is no order of events in which a disabled account keeps a session.
+        one too. There is no order of events in which a disabled account keeps a session, and none in which a session
+        of the old password outlives its change.
         """
         opened = await self.sessions.open(account.id, client, amr, tuple(account.roles))
         try:
-            await self._write_down(account.id, client, amr, device, opened)
+            await self._write_down(account, client, amr, device, opened, news=news)
             await self._follow_up(account.id, opened)
         except ServiceError:
             self._record_evictions(account.id, opened)
             await self.sessions.discard(account.id, opened.session)
             raise
         self._record(account.id, client, amr, opened)
+        with suppress(Unavailable):  # signed in is signed in: an unknown device is told of once more
+            await self.guesses.remember(account, device)
         return opened.grant
 
     async def _write_down(
-        self, account: UUID, client: str, amr: tuple[str, ...], device: Device, opened: Opened
+        self,
+        account: Account,
+        client: str,
+        amr: tuple[str, ...],
+        device: Device,
+        opened: Opened,
+        *,
+        news: int | None,
     ) -> None:
         async with self.database.begin() as transaction:
-            current = await AccountRepository(session=transaction).held_open(account)
-            if current is None:
-                raise AccountDisabled("the account is gone")
+            current = await AccountRepository(session=transaction).held_open(account.id)
+            if current is None or current.password_changed_at != account.password_changed_at:
+                raise InvalidCredentials("the account is gone, or its password another one")
             current.ensure_may_enter()
             transaction.add(
                 SessionRow(
                     id=UUID(bytes=opened.session),
-                    account_id=account,
+                    account_id=account.id,
                     client_id=client,
                     salt=opened.salt,
                     amr=list(amr),
                     scope=opened.grant.scope,
                     address=device.address,
                     user_agent=device.user_agent,
+                    place=device.place,
                     opened_at=opened.opened_at,
                     expires_at=opened.expires_at,
                     ended_at=None,
@@ -66,6 +94,8 @@ class Entrance:
             )
             for evicted in opened.evicted:
                 await self.journal.note_end(transaction, evicted, "evicted")
+            if news is not None:
+                self.notices.report(transaction, "new_device", account, device, failures=news)
 
     async def _follow_up(self, account: UUID, opened: Opened) -> None:
         """Another sign-in may have displaced this session before it was in the journal."""

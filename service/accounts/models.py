@@ -16,7 +16,8 @@ NICKNAME_KEY = "accounts_nickname_key_key"
 class Account(Table):
     """A person whose address is proved: no row exists before that.
 
-    `email` is in its canonical form (see `names.py`); `nickname_key` is the nickname as it is compared.
+    `email` is in its canonical form (see `names.py`); `nickname_key` is the nickname as it is compared; `locale` is a
+    BCP 47 tag. `password_changed_at` marks the credentials: whatever was decided under older ones is void.
     """
 
     __tablename__ = "accounts"
@@ -26,6 +27,9 @@ class Account(Table):
     nickname: Mapped[str]
     nickname_key: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str | None]
+    password_changed_at: Mapped[datetime]
+    locale: Mapped[str]
+    avatar_url: Mapped[str | None]
     roles: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]

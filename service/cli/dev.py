@@ -25,7 +25,8 @@ from service.embedded.servers import EmbeddedServers
 from service.errors import ClientIdTaken, ServiceError
 from service.mail.mailbox import Mailbox
 from service.server import options
-from service.settings import Settings, SettingsError, load
+from service.setting_values import SettingsError
+from service.settings import Settings, load
 from service.store.schema import migrate
 from service.wiring import Services, build
 
@@ -33,6 +34,10 @@ INTROSPECTING = "dev-service"
 WATCH_PAUSE = 0.5
 CALLABLE = {"127.0.0.1", "localhost", "::1"}
 """Hosts that may stand in a URL without TLS; under any other one, this machine calls itself localhost."""
+FRONT_END_HOSTS = ("localhost", "127.0.0.1")
+FRONT_END_PORTS = (3000, 4200, 5173, 8080)
+"""Where the servers of front-end tools listen (Next, Angular, Vite, webpack); our own port is added, since browsers
+take `localhost` and `127.0.0.1` for two origins although people type either."""
 
 WELCOME = """
 Vestibule is ready ({seconds:.1f} s)
@@ -132,12 +137,7 @@ def _ensure_free(place: Place) -> None:
 
 def _servers(stack: ExitStack, place: Place) -> tuple[dict[str, str], Callable[[], bool]]:
     """The environment of this run, and whether its servers are still there."""
-    environ = {
-        "VESTIBULE_ISSUER": place.url,
-        "VESTIBULE_REDIS_TIMEOUT": "2",
-        "VESTIBULE_DATABASE_TIMEOUT": "5",
-        **os.environ,
-    }
+    environ = {**_defaults(place), **os.environ}
     if "VESTIBULE_KEYS" not in environ and "VESTIBULE_KEYS_FILE" not in environ:
         environ["VESTIBULE_KEYS"] = _root_key(place.folder / "root.key")
     if "DATABASE_URL" in environ and "REDIS_URL" in environ:
@@ -146,6 +146,19 @@ def _servers(stack: ExitStack, place: Place) -> tuple[dict[str, str], Callable[[
     environ.setdefault("DATABASE_URL", running.database_url)
     environ.setdefault("REDIS_URL", running.redis_url)
     return environ, running.alive
+
+
+def _defaults(place: Place) -> dict[str, str]:
+    """What developers need not set: each gives way to the same setting of the shell, given by itself or as a file."""
+    ports = (*FRONT_END_PORTS, place.port)
+    defaults = {
+        "VESTIBULE_ISSUER": place.url,
+        "VESTIBULE_ALLOWED_ORIGINS": ",".join(f"http://{host}:{port}" for host in FRONT_END_HOSTS for port in ports),
+        "VESTIBULE_AVATAR_STORE": (place.folder / "avatars").as_uri(),
+        "VESTIBULE_REDIS_TIMEOUT": "2",
+        "VESTIBULE_DATABASE_TIMEOUT": "5",
+    }
+    return {name: value for name, value in defaults.items() if f"{name}_FILE" not in os.environ}
 
 
 def _root_key(file: Path) -> str:

@@ -11,9 +11,10 @@ from service.cli.running import FAILED, settings_or_end
 from service.crypto.roots import RootKeys
 from service.crypto.sealing import UnsealError
 from service.errors import Unavailable
-from service.mail.mailer import MailNotSent, NoTransport
+from service.mail.message import MailNotSent, NoTransport
 from service.mail.smtp import Smtp
-from service.settings import Settings, SettingsError
+from service.setting_values import SettingsError
+from service.settings import Settings
 from service.store.schema import is_current
 from service.wiring import Services, build
 

@@ -12,8 +12,9 @@ import structlog
 from service import logs
 from service.crypto.sealing import UnsealError
 from service.errors import ServiceError
-from service.mail.mailer import NoTransport
-from service.settings import Settings, SettingsError, load
+from service.mail.message import NoTransport
+from service.setting_values import SettingsError
+from service.settings import Settings, load
 from service.wiring import Services, build
 
 T = TypeVar("T")

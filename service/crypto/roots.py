@@ -14,7 +14,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from service.settings import SettingsError
+from service.setting_values import SettingsError
 
 KEY_BYTES = 32
 MAX_KEY_ID = 255

@@ -1,5 +1,6 @@
 """Sign-in, refresh and sign-out over HTTP."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -10,26 +11,30 @@ from litestar.params import JSONBody
 from service.device import Device
 from service.errors import (
     AccountDisabled,
-    CrossSiteRefused,
     EmailNotVerified,
     FieldError,
     InvalidCredentials,
     InvalidInput,
+    InvalidToken,
     SessionExpired,
+    Unauthenticated,
+    Unavailable,
     UnknownClient,
 )
 from service.login.password import Login
 from service.problems import NO_STORE, as_problem, refusals
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
-from service.tokens.principal import PUBLIC
+from service.tokens.principal import PUBLIC, Principal
 from service.tokens.transport import (
+    COOKIE,
     ClientId,
     TokenAnswer,
     Transport,
     cleared_cookie,
     cookie_token,
     ensure_same_site,
+    marked,
     token_answer,
 )
 
@@ -48,6 +53,13 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nickname: Annotated[str | None, msgspec.Meta(description="Or `email`.")] = None
     client_id: ClientId = DEFAULT_FRONT_END
     transport: Transport = "body"
+
+
+class OwnPasswordAgain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The password of whoever is signed in."""
+
+    password: Annotated[str, msgspec.Meta(max_length=4096)]
+    transport: Transport | None = None
 
 
 class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +90,7 @@ class LoginController(Controller):
         status_code=200,
         operation_id="login",
         summary="Sign in",
-        responses=refusals(InvalidCredentials, EmailNotVerified, AccountDisabled, CrossSiteRefused, UnknownClient),
+        responses=refusals(InvalidCredentials, EmailNotVerified, AccountDisabled, UnknownClient),
     )
     async def create(
         self,
@@ -93,20 +105,24 @@ class LoginController(Controller):
             raise InvalidInput(fields=[FieldError("email", "one_name", "Give `email` or `nickname`, one of them.")])
         if data.transport == "cookie":
             ensure_same_site(request, settings)
+            device = marked(device)
         grant = await login.with_password(data.email, data.nickname, data.password, data.client_id, device)
-        return token_answer(grant, data.transport)
+        if data.transport == "cookie":
+            await _leave_old_session(request, login)
+        return token_answer(grant, data.transport, device)
 
     @post(
         "/refresh",
         status_code=200,
         operation_id="refresh",
-        responses=refusals(SessionExpired, CrossSiteRefused, UnknownClient),
+        responses=refusals(SessionExpired, UnknownClient),
     )
     async def refresh(
         self,
         request: Request[Any, Any, Any],
         data: JSONBody[Renewal],
         login: NamedDependency[Login],
+        device: NamedDependency[Device],
         settings: NamedDependency[Settings],
     ) -> Response[TokenAnswer]:
         """The next pair of tokens. A retry with the same token gets the same refresh token again."""
@@ -114,7 +130,7 @@ class LoginController(Controller):
         if token is None:
             raise _refresh_token_missing()
         try:
-            grant = await login.refresh(token, data.client_id)
+            grant = await login.refresh(token, data.client_id, device)
         except SessionExpired as refusal:
             response = as_problem(request, refusal)
             if transport == "cookie":
@@ -122,7 +138,7 @@ class LoginController(Controller):
             return response
         return token_answer(grant, transport)
 
-    @post("/logout", status_code=204, operation_id="logout", responses=refusals(CrossSiteRefused))
+    @post("/logout", status_code=204, operation_id="logout", responses=refusals())
     async def logout(
         self,
         request: Request[Any, Any, Any],
@@ -138,6 +154,45 @@ class LoginController(Controller):
             return Response(None, status_code=204, headers=NO_STORE)
         headers = {**NO_STORE, "Clear-Site-Data": CLEAR_SITE_DATA}
         return Response(None, status_code=204, headers=headers, cookies=[cleared_cookie()])
+
+
+class ReauthenticationController(Controller):
+    """Still the same person."""
+
+    path = "/auth"
+    tags = ("Sign-in",)
+
+    @post(
+        "/reauthenticate",
+        status_code=200,
+        operation_id="reauthenticate",
+        summary="Give your password again",
+        responses=refusals(Unauthenticated, InvalidToken, InvalidCredentials),
+    )
+    async def reauthenticate(
+        self,
+        request: Request[Any, Any, Any],
+        data: JSONBody[OwnPasswordAgain],
+        principal: NamedDependency[Principal],
+        login: NamedDependency[Login],
+        settings: NamedDependency[Settings],
+    ) -> Response[TokenAnswer]:
+        """The same session with a new `auth_time`: what is dangerous is open for some minutes.
+
+        Without `transport` the refresh token goes where the session keeps it: a cookie must not grow stale.
+        """
+        transport = data.transport or ("cookie" if COOKIE in request.cookies else "body")
+        if transport == "cookie":
+            ensure_same_site(request, settings)
+        return token_answer(await login.reauthenticate(principal, data.password), transport)
+
+
+async def _leave_old_session(request: Request[Any, Any, Any], login: Login) -> None:
+    """The session whose cookie is being replaced ends: nobody could reach it any more (ASVS 7.2.4)."""
+    old = request.cookies.get(COOKIE)
+    if old is not None:
+        with suppress(Unavailable):
+            await login.logout(old)
 
 
 def _presented(

@@ -2,35 +2,40 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from typing import NoReturn
+from uuid import UUID
 
 import structlog
 
 from service.accounts.entrance import Entrance
+from service.accounts.guesses import Attempt, Guesses
 from service.accounts.models import Account
 from service.accounts.names import Name, login_name
+from service.accounts.notices import Notices, moment
+from service.accounts.own_password import OwnPassword
 from service.accounts.password_rules import ensure_hashable
 from service.accounts.pending import PendingSignUp, PendingSignUps
-from service.accounts.registration import Registration
+from service.accounts.registration import PROVED_BY_PASSWORD, Registration
 from service.accounts.repository import AccountRepository
 from service.audit import Audit
+from service.clock import Clock
 from service.crypto.passwords import Passwords
 from service.device import Device
 from service.errors import (
     AccountDisabled,
     EmailNotVerified,
     InvalidCredentials,
+    SessionReused,
     Unavailable,
 )
-from service.limits import Limits
-from service.settings import Settings
 from service.store.postgres import Database
+from service.tokens.access import generation_of
 from service.tokens.clients import Clients
+from service.tokens.journal import Journal
+from service.tokens.principal import Principal
 from service.tokens.sessions import Grant, Sessions
 
 log = structlog.get_logger("vestibule.login")
-
-BY_PASSWORD = ("pwd",)
-"""`amr` of a session that a password opened (RFC 8176)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,14 @@ class Login:
     pending: PendingSignUps
     registration: Registration
     entrance: Entrance
+    own_password: OwnPassword
     sessions: Sessions
+    journal: Journal
     clients: Clients
-    limits: Limits
+    guesses: Guesses
+    notices: Notices
     audit: Audit
-    settings: Settings
+    clock: Clock
 
     async def with_password(
         self, email: str | None, nickname: str | None, password: str, client_id: str, device: Device
@@ -59,46 +67,43 @@ class Login:
         ensure_hashable(password)
         client = await self.clients.front_end(client_id)
         name = login_name(email, nickname)
-        await self._count_attempt(name, device)
+        if not device.mark:
+            await self.guesses.count_network(device)
         account, held = await asyncio.gather(self._account(name), self._pending(name))
+        attempt = await self.guesses.attempt(name.key, account, device)
         is_owner = await self.passwords.verify(account.password_hash if account else None, password)
         # A stranger may have signed up with somebody's address and a password of their own. Being right about that
         # one looks the same, and takes the same time, whether or not the address has an account.
         has_signed_up = held is not None and self.pending.chose(held, password)
-        if account is not None and is_owner:
-            await self._forgive_attempts(name, device)
-            return await self._enter(account, password, client.id, device)
+        if account is not None and is_owner and not attempt.is_refused:
+            await self.guesses.forgive(name.key, account, device, attempt.origin)
+            return await self._enter(account, password, client.id, device, attempt)
         if held is not None and has_signed_up:
             known = held.address_known or account is not None
             raise await self._not_verified(replace(held, address_known=known), client.id, device)
-        self.audit.record("login", "refused", account=account.id if account else None, client=client.id)
-        raise InvalidCredentials("unknown name or wrong password")
+        await self._refuse(account, client.id, attempt)
 
-    async def refresh(self, token: str, client_id: str) -> Grant:
-        """The next pair of tokens. Raises `SessionExpired`."""
+    async def refresh(self, token: str, client_id: str, device: Device) -> Grant:
+        """The next pair of tokens. Raises `SessionExpired`; a replay ends the session, and its holder is told."""
         client = await self.clients.front_end(client_id)
-        return await self.sessions.rotate(token, client.id)
+        try:
+            return await self.sessions.rotate(token, client.id)
+        except SessionReused as replay:
+            await self._tell_of_replay(replay.account, device)
+            raise
+
+    async def reauthenticate(self, principal: Principal, password: str) -> Grant:
+        """Begins the session anew for whoever gives the password. Raises `InvalidCredentials`."""
+        account = await self.own_password.prove(principal, password)
+        session, generation = principal.session, generation_of(principal.claims)
+        renewed = await self.sessions.reauthenticate(account.id, session, generation, PROVED_BY_PASSWORD)
+        await self.journal.renewed(session, PROVED_BY_PASSWORD, renewed.expires_at)
+        self.audit.record("login.reauthenticate", account=account.id, client=principal.claims.client_id)
+        return renewed.grant
 
     async def logout(self, token: str) -> None:
         """Ends the session of this refresh token and with it its access tokens; idempotent."""
         await self.sessions.close(token)
-
-    async def _count_attempt(self, name: Name, device: Device) -> None:
-        """Three budgets: one network, one network at one name, and one name from everywhere.
-
-        The last is wide and refills, and a network from which somebody signed in under this name before does not
-        need it: strangers can neither lock an owner out for good nor slow them down where they are known.
-        """
-        await self.limits.take("login-network", self.settings.limit_login_network, device.network)
-        rate = self.settings.limit_login_account_network
-        await self.limits.take("login-account-network", rate, name.key, device.network)
-        if not await self.limits.is_vouched("login", name.key, device.network):
-            await self.limits.take("login-account", self.settings.limit_login_account, name.key)
-
-    async def _forgive_attempts(self, name: Name, device: Device) -> None:
-        await self.limits.forgive("login-account-network", name.key, device.network)
-        await self.limits.forgive("login-account", name.key)
-        await self.limits.vouch("login", self.settings.session_absolute, name.key, device.network)
 
     async def _account(self, name: Name) -> Account | None:
         async with self.database.begin() as transaction:
@@ -109,20 +114,44 @@ class Login:
         return found if name.kind == "email" else None
 
     async def _not_verified(self, held: PendingSignUp, client: str, device: Device) -> EmailNotVerified:
-        await self.registration.mail_code(held, device)
+        await self.registration.mail_proofs(held, device)
         self.audit.record("login", "email_not_verified", client=client)
         return EmailNotVerified(members={"registration": self.pending.handle(held)})
 
-    async def _enter(self, account: Account, password: str, client: str, device: Device) -> Grant:
+    async def _refuse(self, account: Account | None, client: str, attempt: Attempt) -> NoReturn:
+        """The last of many wrong passwords in a row is told to the holder, or to nobody with the same work."""
+        if attempt.is_last and not attempt.is_known_device:
+            async with self.database.begin() as transaction:
+                if account is None:
+                    self.notices.outbox.post_nothing(transaction)
+                else:
+                    at = moment(self.clock())
+                    self.notices.post(transaction, "password_locked", account, at=at, failures=attempt.failures + 1)
+        outcome = "locked" if attempt.is_refused else "refused"
+        self.audit.record("login", outcome, account=account.id if account else None, client=client)
+        raise InvalidCredentials("too many failures" if attempt.is_refused else "unknown name or wrong password")
+
+    async def _enter(self, account: Account, password: str, client: str, device: Device, attempt: Attempt) -> Grant:
+        news = None if attempt.is_known_device else attempt.failures
         try:
             account.ensure_may_enter()
-            grant = await self.entrance.admit(account, client, BY_PASSWORD, device)
+            grant = await self.entrance.admit(account, client, PROVED_BY_PASSWORD, device, news=news)
         except AccountDisabled:
             self.audit.record("login", "disabled", account=account.id, client=client)
             raise
         self.audit.record("login", account=account.id, client=client)
         await self._strengthen(account, password)
         return grant
+
+    async def _tell_of_replay(self, account: UUID, device: Device) -> None:
+        """The session is over already: a mail that cannot be posted changes nothing about the refusal."""
+        try:
+            async with self.database.begin() as transaction:
+                holder = await AccountRepository(session=transaction).get_one_or_none(Account.id == account)
+                if holder is not None:
+                    self.notices.report(transaction, "session_reused", holder, device)
+        except Unavailable as error:
+            log.warning("a replay was not told of", reason=error.reason)
 
     async def _strengthen(self, account: Account, password: str) -> None:
         """Hashes anew with today's cost and pepper. The person is in already: a failure waits for the next time."""

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from service.clock import Clock
-from service.mail.mailer import Mail
+from service.mail.message import Mail
 from service.store.redis import RedisStore
 
 log = structlog.get_logger("vestibule.mailbox")

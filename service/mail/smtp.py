@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from service.mail.mailer import Mail, MailNotSent, MailRefused
-from service.settings import Settings, SettingsError, parts_of
+from service.mail.message import Mail, MailNotSent, MailRefused
+from service.setting_values import SettingsError, parts_of
+from service.settings import Settings
 
 PERMANENT = 500
 """Replies from here on are final (RFC 5321 section 4.2.1)."""
@@ -84,8 +85,10 @@ class Smtp:
         message["To"] = Address(addr_spec=mail.to)
         message["Subject"] = mail.subject
         message["Date"] = localtime()
-        message["Message-ID"] = make_msgid(domain=address.partition("@")[2])
+        domain = address.partition("@")[2]
+        message["Message-ID"] = f"<{mail.id}@{domain}>" if mail.id else make_msgid(domain=domain)
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(mail.text)
         message.add_alternative(mail.html, subtype="html")
+        message["Content-Language"] = mail.language  # before there are parts it would move into the first
         return message

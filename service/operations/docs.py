@@ -12,8 +12,8 @@ from litestar.routes import BaseRoute
 from service.tokens.principal import PUBLIC
 
 ASSETS = {
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
 }
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -53,7 +53,7 @@ class DocsController(Controller):
     @get("/docs/start.js")
     async def start(self) -> Response[str]:
         """The line that starts the interface; a file of its own, since the page allows no inline script."""
-        return Response(START, media_type="text/javascript; charset=utf-8")
+        return Response(START, media_type="text/javascript")
 
     @get("/docs/{name:str}", sync_to_thread=True)
     def asset(self, name: FromPath[str]) -> Response[bytes]:

@@ -10,7 +10,7 @@ import structlog
 from service import background
 from service.clock import Clock
 from service.errors import Unavailable
-from service.mail.mailer import MailNotSent, Transport
+from service.mail.message import MailNotSent, Transport
 from service.store.postgres import Database
 from service.store.redis import RedisStore
 from service.store.schema import is_current

@@ -1,5 +1,6 @@
 """`/dev/mailbox`: the mails that `vestibule dev` did not send. Never part of a production service."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -12,6 +13,8 @@ from service.tokens.principal import PUBLIC
 STYLE = """body{font-family:system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}
 :root{color-scheme:light dark}
 article{border-top:1px solid;padding:.5rem 0}pre{white-space:pre-wrap}"""
+LINK = re.compile(r"https?://\S+")
+ANCHOR = r'<a href="\g<0>" rel="noreferrer">\g<0></a>'
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "Cache-Control": "no-store",
@@ -33,7 +36,7 @@ class MailboxController(Controller):
             return Response(mails, headers={"Cache-Control": "no-store"})
         articles = "".join(
             f"<article><h2>{escape(mail.subject)}</h2><p>To {escape(mail.to)}, {mail.sent_at:%H:%M:%S} UTC</p>"
-            f"<pre>{escape(mail.text)}</pre></article>"
+            f"<pre>{LINK.sub(ANCHOR, escape(mail.text))}</pre></article>"
             for mail in mails
         )
         page = (

@@ -75,6 +75,19 @@ class RedisStore:
         with outage_is_unavailable():
             await self._client.delete(PREFIX + key)
 
+    async def add(self, key: str, member: Value, seconds: int) -> None:
+        """Puts a member into a set, which ends so many seconds after the last one came."""
+        with outage_is_unavailable():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.sadd(PREFIX + key, member)
+            pipeline.expire(PREFIX + key, seconds)
+            await pipeline.execute()
+
+    async def members(self, key: str) -> set[bytes]:
+        """A whole set, empty when there is none."""
+        with outage_is_unavailable():
+            return cast("set[bytes]", await _awaited(self._client.smembers(PREFIX + key)))
+
     async def field(self, key: str, field: Value) -> bytes | None:
         """One field of a hash."""
         with outage_is_unavailable():

@@ -8,9 +8,15 @@ from litestar import HttpMethod, Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from service.clock import Clock
+from service.crypto.opaque import from_base64url
 from service.crypto.signer import Claims
-from service.errors import AmbiguousCredentials, InvalidToken, Unauthenticated
+from service.errors import AmbiguousCredentials, InvalidToken, StaleAuthentication, Unauthenticated
+from service.settings import Settings
 from service.tokens.sessions import Sessions
+
+BEARER = (AmbiguousCredentials, Unauthenticated, InvalidToken)
+"""How a route may refuse whoever calls it without a good access token."""
 
 PUBLIC = "public"
 """The `opt` of a route that anybody may call: `@get("/livez", public=True)`."""
@@ -23,6 +29,17 @@ class Principal:
     account: UUID
     claims: Claims
     roles: tuple[str, ...]
+
+    @property
+    def session(self) -> bytes:
+        """The public id of the session."""
+        return from_base64url(self.claims.sid) or b""
+
+    def ensure_fresh(self, settings: Settings, clock: Clock) -> None:
+        """Raises `StaleAuthentication` unless the person signed in just now (ASVS 7.5.1, 7.5.2)."""
+        age = clock().timestamp() - self.claims.auth_time
+        if age > settings.fresh_life.total_seconds():
+            raise StaleAuthentication(int(settings.fresh_life.total_seconds()))
 
 
 @dataclass(frozen=True, slots=True)

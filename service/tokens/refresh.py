@@ -73,6 +73,11 @@ class RefreshTokens:
         return True
 
 
+def secret_id_of(salt: bytes) -> bytes:
+    """The id within the refresh tokens of a session: only who knows the salt, and that is the stores, can tell it."""
+    return sha256(b"vestibule secret " + salt).digest()[:16]
+
+
 def public_id(secret_id: bytes) -> bytes:
     """The id that access tokens, lists and logs carry: it gives no part of the refresh token away."""
     return sha256(b"vestibule session " + secret_id).digest()[:16]

@@ -12,21 +12,23 @@ import structlog
 from service.audit import Audit
 from service.crypto.opaque import from_base64url
 from service.crypto.signer import Claims
-from service.errors import SessionExpired, SessionReused, Unavailable
+from service.errors import InvalidToken, SessionExpired, SessionReused, Unavailable
 from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens, Holder, generation_of
 from service.tokens.clients import Clients
 from service.tokens.journal import EndReason, Journal
-from service.tokens.refresh import RefreshToken, RefreshTokens, public_id
+from service.tokens.refresh import RefreshToken, RefreshTokens, public_id, secret_id_of
 
 log = structlog.get_logger("vestibule.sessions")
 
 ID_BYTES = 16
 SALT_BYTES = 16
-RECORD_HEAD = 36
+RECORD_HEAD = 42
 TOMBSTONE = 86_400_000
 DAY = 86_400_000
+USE_NOTED_EVERY = 60_000
+"""Milliseconds: `last seen` is good to a minute, and a busy session costs no write at each request."""
 FIRST_PARTY_SCOPE = "account"
 REFUSED = {"unknown", "foreign", "revoked", "expired", "reused"}
 
@@ -38,6 +40,9 @@ class Ended(IntEnum):
     REUSED = 2
     EVICTED = 3
     DISABLED = 4
+    ENDED = 5
+    PASSWORD_CHANGED = 6
+    EMAIL_CHANGED = 7
 
     @property
     def reason(self) -> EndReason:
@@ -50,6 +55,9 @@ REASONS: dict[Ended, EndReason] = {
     Ended.REUSED: "reused",
     Ended.EVICTED: "evicted",
     Ended.DISABLED: "disabled",
+    Ended.ENDED: "ended",
+    Ended.PASSWORD_CHANGED: "password_changed",
+    Ended.EMAIL_CHANGED: "email_changed",
 }
 
 
@@ -77,6 +85,25 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """A session that began anew, and its new end."""
+
+    grant: Grant
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """One session of an account, as Redis knows it."""
+
+    session: bytes
+    opened_at: datetime
+    used_at: datetime
+    expires_at: datetime
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sessions:
     """The working state of every session. A store that is away raises `Unavailable`, never a refusal."""
 
@@ -90,7 +117,8 @@ class Sessions:
 
     async def open(self, account: UUID, client: str, amr: tuple[str, ...], roles: tuple[str, ...]) -> Opened:
         """Begins a session and issues its first tokens. Its tokens are good from now on, in every worker."""
-        secret_id, salt = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SALT_BYTES)
+        salt = secrets.token_bytes(SALT_BYTES)
+        secret_id = secret_id_of(salt)
         detail = f"{FIRST_PARTY_SCOPE}\n{' '.join(amr)}"
         sid, created, absolute, *evicted = await self.store.run(
             "open",
@@ -156,7 +184,8 @@ class Sessions:
             or not await self.clients.may_act(claims.client_id)
         ):
             return None
-        answer = await self.store.run("inspect", _key(account), session, generation_of(claims))
+        generation = generation_of(claims)
+        answer = await self.store.run("inspect", _key(account), session, generation, USE_NOTED_EVERY)
         _same(answer[1], session)
         return tuple(answer[2].decode().split()) if answer[0] == b"live" else None
 
@@ -183,6 +212,55 @@ class Sessions:
         """Ends a session whose tokens nobody was given."""
         await self.store.run("close", _key(account), session, int(Ended.DISABLED))
 
+    async def reauthenticate(self, account: UUID, session: bytes, generation: int, amr: tuple[str, ...]) -> Renewed:
+        """Begins a live session anew: a new `auth_time`, both timeouts from now on (NIST SP 800-63B-4 5.2).
+
+        Its next refresh token takes the place of the one before. Raises `InvalidToken` when it has ended meanwhile.
+        """
+        answer = await self.store.run(
+            "reauthenticate",
+            _key(account),
+            session,
+            generation,
+            _milliseconds(self.settings.rotation_grace),
+            _milliseconds(self.settings.lost_answer_window),
+            _milliseconds(self.settings.session_idle),
+            _milliseconds(self.settings.session_absolute),
+            f"{FIRST_PARTY_SCOPE}\n{' '.join(amr)}",
+        )
+        _same(answer[1], session)
+        if answer[0] != b"live":
+            raise InvalidToken("the session has ended")
+        _, _, generation, authenticated, absolute, salt, client, roles = answer
+        holder = Holder(
+            account=account,
+            session=session,
+            generation=int(generation),
+            client=client.decode(),
+            scope=FIRST_PARTY_SCOPE,
+            amr=amr,
+            roles=tuple(roles.decode().split()),
+            signed_in_at=_moment(authenticated),
+        )
+        refresh_token = self.refresh_tokens.make(account, secret_id_of(salt), holder.generation, salt)
+        return Renewed(self._grant(holder, refresh_token, int(absolute) - int(authenticated)), _moment(absolute))
+
+    async def live(self, account: UUID) -> list[LiveSession]:
+        """The sessions of an account that live, in no order."""
+        return [
+            LiveSession(sid, _moment(created), _moment(used), _moment(absolute), client.decode())
+            for sid, created, used, absolute, client in await self.store.run("list", _key(account))
+        ]
+
+    async def end(self, account: UUID, session: bytes) -> str:
+        """Ends one session of an account: `closed`, or why it was over (`revoked`, `expired`, `unknown`)."""
+        answer = await self.store.run("close", _key(account), session, int(Ended.ENDED))
+        return str(answer[0].decode())
+
+    async def close_others(self, account: UUID, keep: bytes, why: Ended) -> int:
+        """Ends every session of the account but one, in one step; how many there were."""
+        return len(await self.store.run("close_others", _key(account), keep, int(why)))
+
     async def close_all(self, account: UUID) -> None:
         """Ends every session of the account that was opened up to now, in one step."""
         remember = _milliseconds(self.settings.session_absolute) + DAY
@@ -201,7 +279,7 @@ class Sessions:
         if ended:
             await self._leave_in_journal(token, Ended(ended))
         if outcome == "reused":
-            raise SessionReused("an old refresh token came back: the session was ended")
+            raise SessionReused(token.account)
         raise SessionExpired(outcome)
 
     async def _leave_in_journal(self, token: RefreshToken, ended: Ended) -> None:
@@ -212,7 +290,7 @@ class Sessions:
             log.warning("the end of a session is not in the journal yet", reason=error.reason)
 
     def _successor(self, token: RefreshToken, salt: bytes, client: str, answer: list[Any]) -> Grant:
-        _, _, generation, created, absolute, detail, roles = answer
+        _, _, generation, authenticated, absolute, detail, roles = answer
         scope, _, amr = detail.decode().partition("\n")
         holder = Holder(
             account=token.account,
@@ -222,7 +300,7 @@ class Sessions:
             scope=scope,
             amr=tuple(amr.split()),
             roles=tuple(roles.decode().split()),
-            signed_in_at=_moment(created),
+            signed_in_at=_moment(authenticated),
         )
         refresh_token = self.refresh_tokens.make(token.account, token.secret_id, holder.generation, salt)
         now = int(self.access_tokens.clock().timestamp() * 1000)

@@ -1,18 +1,25 @@
 """How tokens travel to a front end: in the JSON body, or the refresh token in a cookie that no script can read."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from litestar import Request, Response
 from litestar.datastructures import Cookie
 
+from service.crypto import opaque
+from service.device import Device
 from service.errors import CrossSiteRefused
 from service.problems import NO_STORE
 from service.settings import Settings
 from service.tokens.sessions import Grant
 
 COOKIE = "__Host-vestibule-refresh"
+DEVICE_COOKIE = "__Host-vestibule-device"
+DEVICE_PREFIX = "vdv"
+DEVICE_COOKIE_LIFE = 400 * 86_400
+"""Seconds; browsers keep no cookie for longer."""
 CSRF_HEADER = "x-vestibule-csrf"
 
 Transport = Annotated[
@@ -32,8 +39,19 @@ class TokenAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     refresh_token: Annotated[str | None, msgspec.Meta(description="Single use: each refresh answers the next.")] = None
 
 
-def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
-    """The answer that carries a grant, never to be cached (RFC 6749 section 5.1)."""
+def marked(device: Device) -> Device:
+    """The device with a mark, a new one if it has none: by it the owner is known again, whoever else is guessing."""
+    return device if device.mark else replace(device, mark=opaque.mint(DEVICE_PREFIX))
+
+
+def mark_of(cookies: Mapping[str, str]) -> str:
+    """The mark in the cookies of a request, empty when there is none of ours."""
+    mark = cookies.get(DEVICE_COOKIE, "")
+    return mark if opaque.decode(DEVICE_PREFIX, mark) else ""
+
+
+def token_answer(grant: Grant, transport: Transport, device: Device | None = None) -> Response[Any]:
+    """The answer that carries a grant, never to be cached (RFC 6749 section 5.1); a new device gets its mark."""
     in_body = transport == "body"
     body = TokenAnswer(
         access_token=grant.access_token,
@@ -42,13 +60,15 @@ def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
         scope=grant.scope,
         refresh_token=grant.refresh_token if in_body else None,
     )
-    cookies = [] if in_body else [_cookie(grant.refresh_token, grant.refresh_expires_in)]
+    cookies = [] if in_body else [_cookie(COOKIE, grant.refresh_token, grant.refresh_expires_in)]
+    if device is not None and device.mark and not in_body:
+        cookies.append(_cookie(DEVICE_COOKIE, device.mark, DEVICE_COOKIE_LIFE))
     return Response(body, status_code=200, headers=NO_STORE, cookies=cookies)
 
 
 def cleared_cookie() -> Cookie:
     """Deletes the refresh cookie: browsers want the same name, path and `Secure` for a `__Host-` cookie."""
-    return _cookie("", 0)
+    return _cookie(COOKIE, "", 0)
 
 
 def cookie_token(request: Request[Any, Any, Any], settings: Settings) -> str | None:
@@ -63,18 +83,17 @@ def ensure_same_site(request: Request[Any, Any, Any], settings: Settings) -> Non
     """Raises `CrossSiteRefused` unless the request carries our header and comes from an allowed origin.
 
     The header forces a CORS preflight (ASVS 3.5.1); `Origin`, which browsers send with every POST, must be ours or
-    registered. `Sec-Fetch-Site` has no say: a registered origin may well be another site.
+    registered.
     """
     if request.headers.get(CSRF_HEADER) != "1":
         raise CrossSiteRefused("no csrf header")
-    if request.headers.get("origin") not in {_own_origin(settings.issuer), *settings.allowed_origins}:
+    if request.headers.get("origin") not in {settings.own_origin, *settings.allowed_origins}:
         raise CrossSiteRefused("foreign origin, or none")
+    # A registered origin on another site loses nothing: browsers neither send nor keep a Strict cookie there. So a
+    # cookie that did come along was let through by a browser that breaks that rule (ASVS 3.5.8).
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        raise CrossSiteRefused("cross-site")
 
 
-def _own_origin(issuer: str) -> str:
-    parts = urlsplit(issuer)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _cookie(value: str, max_age: int) -> Cookie:
-    return Cookie(key=COOKIE, value=value, max_age=max_age, path="/", secure=True, httponly=True, samesite="strict")
+def _cookie(name: str, value: str, max_age: int) -> Cookie:
+    return Cookie(key=name, value=value, max_age=max_age, path="/", secure=True, httponly=True, samesite="strict")

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from service.accounts.pending import CODE_PURPOSE, PendingSignUp, PendingSignUps
+from service.accounts.pending import PROOF_PURPOSES, PendingSignUp, PendingSignUps, Proofs
 from service.app import create_app
 from service.audit import Audit
 from service.crypto import opaque
@@ -45,6 +45,10 @@ from tests.conftest import (
 )
 
 ALWAYS = "1000000/s"
+OUT_OF_THE_WAY = (
+    *("REGISTER_NETWORK", "GUESS_NETWORK", "GUESS_ACCOUNT", "GUESS_ACCOUNT_NETWORK"),
+    *("MAIL_NETWORK", "MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK"),
+)
 CODE = re.compile(r"your code is (\d{6})")
 MOST_TRIES = 5
 A_NETWORKS_TRIES, EVERYBODYS_TRIES = 10, 20
@@ -56,8 +60,7 @@ async def patient(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker whose limits are out of the way, but for the tries of one code and the daily ones of one address."""
-    names = ("REGISTER_NETWORK", "VERIFY_NETWORK", "MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK")
-    limits = {f"VESTIBULE_LIMIT_{name}": ALWAYS for name in names}
+    limits = {f"VESTIBULE_LIMIT_{name}": ALWAYS for name in OUT_OF_THE_WAY}
     limits["VESTIBULE_LIMIT_CODE_ADDRESS_NETWORK"] = f"{A_NETWORKS_TRIES}/d"
     limits["VESTIBULE_LIMIT_CODE_ADDRESS"] = f"{EVERYBODYS_TRIES}/d"
     async with worker(load({**environ, **limits}), wall_clock, outbox) as running:
@@ -69,8 +72,7 @@ async def lax(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker on which nothing but the five tries of one code is limited."""
-    networks = ("REGISTER_NETWORK", "VERIFY_NETWORK", "MAIL_ADDRESS_NETWORK", "CODE_ADDRESS_NETWORK")
-    names = (*networks, "MAIL_ADDRESS", "CODE_ADDRESS")
+    names = (*OUT_OF_THE_WAY, "CODE_ADDRESS_NETWORK", "CODE_ADDRESS")
     limits = {f"VESTIBULE_LIMIT_{name}": ALWAYS for name in names}
     async with worker(load({**environ, **limits}), wall_clock, outbox) as running:
         yield running
@@ -247,13 +249,14 @@ async def test_fifty_sign_ups_at_once_in_every_spelling_end_in_one_account(
     lax: Services, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes: dict[str, str] = {}
-    new_code = PendingSignUps.new_code
+    new_proofs = PendingSignUps.new_proofs
 
-    async def noted(self: PendingSignUps, pending: PendingSignUp) -> str:
-        codes[self.handle(pending)] = code = await new_code(self, pending)
-        return code
+    async def noted(self: PendingSignUps, pending: PendingSignUp) -> Proofs:
+        proofs = await new_proofs(self, pending)
+        codes[self.handle(pending)] = proofs.code
+        return proofs
 
-    monkeypatch.setattr(PendingSignUps, "new_code", noted)
+    monkeypatch.setattr(PendingSignUps, "new_proofs", noted)
     name, site = f"user{secrets.token_hex(4)}", f"ex{secrets.token_hex(4)}"
     address = f"{name}@{site}.com"
     wide = "".join(chr(ord(letter) + 0xFEE0) for letter in site)
@@ -471,8 +474,8 @@ class Nowhere:
 async def test_codes_are_six_digits_with_leading_zeros_and_uniform(settings: Settings) -> None:
     store = cast("RedisStore", Nowhere())
     pending = PendingSignUps(store, RootKeys.parse(settings.keys), settings)
-    nobody = PendingSignUp("00" * 16, "a@example.com", "ann", "", address_known=False)
-    codes = [await pending.new_code(nobody) for _ in range(100_000)]
+    nobody = PendingSignUp("00" * 16, "a@example.com", "ann", "", address_known=False, language="en")
+    codes = [(await pending.new_proofs(nobody)).code for _ in range(100_000)]
 
     assert all(re.fullmatch(r"[0-9]{6}", code) for code in codes)
     assert any(code.startswith("00") for code in codes)
@@ -523,6 +526,8 @@ async def values_at(redis: Redis, key: bytes) -> list[bytes]:
     if kind == b"hash":
         fields: dict[bytes, bytes] = await cast("Any", redis.hgetall(key))
         return [*fields, *fields.values()]
+    if kind == b"set":
+        return list(await cast("Any", redis.smembers(key)))
     if kind == b"list":
         return cast("list[bytes]", await cast("Any", redis.lrange(key, 0, -1)))
     return [cast("bytes", await redis.get(key) or b"")]
@@ -532,26 +537,28 @@ async def values_at(redis: Redis, key: bytes) -> list[bytes]:
 
 
 async def test_a_nickname_that_was_taken_meanwhile_is_asked_for_again_with_the_same_code(
-    http: httpx.AsyncClient, services: Services, outbox: Outbox
+    lax: Services, outbox: Outbox
 ) -> None:
-    first, second = somebody(), somebody()
-    handle = await begin_sign_up(http, Person(second.email, first.nickname))
-    code = await mailed_code(services, outbox, second.email)
-    await sign_up(http, services, outbox, first)
+    async with browser(create_app(lax)) as http:
+        first, second = somebody(), somebody()
+        handle = await begin_sign_up(http, Person(second.email, first.nickname))
+        code = await mailed_code(lax, outbox, second.email)
+        await sign_up(http, lax, outbox, first)
 
-    assert_refused(await verify(http, handle, wrong(code)))
-    for other in ({}, {"nickname": first.nickname.upper()}):
-        answer = await verify(http, handle, code, **other)
-        assert (answer.status_code, answer.json()["code"]) == (409, "nickname_taken")
-    for odd in ("", "x", "two words", "{{7*7}}", "a\r\nb", "x" * 33):
-        answer = await verify(http, handle, code, nickname=odd)
-        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input"), odd
-        assert answer.json()["errors"][0]["field"] == "nickname"
-    assert_refused(await verify(http, handle, wrong(code), nickname="x"))  # a bad nickname tells nothing of the code
-    done = await verify(http, handle, code, nickname=second.nickname)
-    assert done.status_code == 200
-    me = await http.get("/me", headers={"Authorization": f"Bearer {done.json()['access_token']}"})
-    assert (me.json()["email"], me.json()["nickname"]) == (second.email, second.nickname)
+        assert_refused(await verify(http, handle, wrong(code)))
+        for other in ({}, {"nickname": first.nickname.upper()}):
+            answer = await verify(http, handle, code, **other)
+            assert (answer.status_code, answer.json()["code"]) == (409, "nickname_taken")
+        for odd in ("", "x", "two words", "{{7*7}}", "a\r\nb", "x" * 33):
+            answer = await verify(http, handle, code, nickname=odd)
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input"), odd
+            assert answer.json()["errors"][0]["field"] == "nickname"
+        # A bad nickname tells nothing of the code.
+        assert_refused(await verify(http, handle, wrong(code), nickname="x"))
+        done = await verify(http, handle, code, nickname=second.nickname)
+        assert done.status_code == 200
+        me = await http.get("/me", headers={"Authorization": f"Bearer {done.json()['access_token']}"})
+        assert (me.json()["email"], me.json()["nickname"]) == (second.email, second.nickname)
 
 
 async def test_of_ten_people_who_prove_the_same_nickname_at_once_one_gets_it(lax: Services, outbox: Outbox) -> None:
@@ -662,7 +669,7 @@ async def test_a_known_address_is_answered_like_an_unknown_one_and_its_owner_is_
     assert shape.fullmatch(unknown.content)
     notice = [mail for mail in outbox.mails[before:] if mail.to == person.email]
     assert [mail.subject for mail in notice] == ["You have an account already"]
-    assert not re.search(r"\d{6}|code|vrg_", notice[0].text + re.sub(r"<[^>]*>", "", notice[0].html))
+    assert not re.search(r"\d{6}|code|vrg_|vlk_", notice[0].text + re.sub(r"<[^>]*>", "", notice[0].html))
     assert (await http.post("/auth/login", json=person.credentials())).status_code == 200
 
 
@@ -671,7 +678,7 @@ async def test_none_of_a_million_codes_proves_a_known_address(
     http: httpx.AsyncClient, services: Services, outbox: Outbox, *, redis: Redis, settings: Settings, person: Person
 ) -> None:
     roots = RootKeys.parse(settings.keys)
-    key = roots.derive(CODE_PURPOSE, roots.oldest)
+    key = roots.derive(PROOF_PURPOSES["code"], roots.oldest)
 
     async def digest_of(handle: str) -> tuple[str, str]:
         body = opaque.decode("vrg", handle)

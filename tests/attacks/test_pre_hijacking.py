@@ -28,8 +28,9 @@ async def lax(
     services: Services, environ: dict[str, str], wall_clock: TestClock, outbox: Outbox
 ) -> AsyncIterator[Services]:
     """A worker that mails as often as it is asked."""
-    names = ("MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK", "CODE_ADDRESS", "CODE_ADDRESS_NETWORK", "VERIFY_NETWORK")
-    limits = {f"VESTIBULE_LIMIT_{name}": "1000000/s" for name in names}
+    mails = ("MAIL_NETWORK", "MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK")
+    guesses = ("GUESS_NETWORK", "GUESS_ACCOUNT", "GUESS_ACCOUNT_NETWORK", "CODE_ADDRESS", "CODE_ADDRESS_NETWORK")
+    limits = {f"VESTIBULE_LIMIT_{name}": "1000000/s" for name in (*mails, *guesses)}
     async with worker(load({**environ, **limits}), wall_clock, outbox) as running:
         yield running
 

@@ -278,7 +278,7 @@ def test_an_ordinary_user_owns_what_it_writes(runs: dict[str, Dev], other_user: 
 def test_servers_of_the_environment_are_used_instead(runs: dict[str, Dev], servers_elsewhere: dict[str, str]) -> None:
     outside = runs["outside"]
     assert len(outside.family()) == 1
-    assert sorted(one.name for one in outside.data.iterdir()) == ["dev.env", "root.key"]
+    assert sorted(one.name for one in outside.data.iterdir()) == ["avatars", "dev.env", "root.key"]
     name = outside.sign_up()
     assert query(servers_elsewhere["DATABASE_URL"], "SELECT nickname FROM accounts") == name
     assert outside.end(signal.SIGINT) == 0

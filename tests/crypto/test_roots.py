@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.crypto.roots import RootKeys
-from service.settings import SettingsError
+from service.setting_values import SettingsError
 from tests.conftest import root_key
 
 RAW = bytes(range(100, 132))

@@ -1,5 +1,6 @@
 """The policy page tells the truth: its numbers are the defaults, its lists are what the code has."""
 
+import ast
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ from service.app import MAX_BODY
 from service.crypto.blocklist import CONTEXT_WORDS
 from service.crypto.signer import Claims
 from service.oauth.form import MOST_FIELDS
-from service.settings import Rate, Settings
+from service.setting_values import Rate
+from service.settings import Settings
+from service.store.postgres import Table
 from service.strict_json import MAX_DEPTH
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +96,34 @@ async def test_the_ways_to_get_tokens_are_those_of_the_api(app: Litestar) -> Non
         if "TokenAnswer" in str(operation.get("responses", {}).get("200", ""))
     }
     assert told == answering
+
+
+@pytest.mark.standard("LO-01", "LO-09")
+def test_the_page_names_every_event_that_the_code_records() -> None:
+    calls = [
+        node
+        for path in (ROOT / "service").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    recording = [call for call in calls if isinstance(call.func, ast.Attribute) and "record" in call.func.attr]
+    names = [call.args[0].value for call in recording if call.args and isinstance(call.args[0], ast.Constant)]
+    listed = POLICY.split("| event | when |", 1)[1].split("\n\n", 1)[0]
+    assert set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)?)`", listed)) - {"reused"} == set(names)
+    assert len(set(names)) > 20
+
+
+@pytest.mark.standard("LO-14", "LO-17")
+def test_everything_that_is_kept_about_people_has_a_place_and_an_end() -> None:
+    kept = rows("What is kept about people, and for how long")
+    assert all(len(row) == 3 and all(row) for row in kept)
+    places = " ".join(row[1] for row in kept)
+    about_people = {
+        table.name
+        for table in Table.metadata.tables.values()
+        if table.name == "accounts" or {"account_id", "sealed"} & set(table.columns.keys())
+    }
+    assert about_people == set(re.findall(r"`([a-z_]+)`", places))
 
 
 @pytest.mark.standard("AT-27", "AT-28")

@@ -39,7 +39,7 @@ from service.cli.running import prepare
 from service.embedded import postgres, valkey
 from service.embedded.folders import ours, sockets_of
 from service.embedded.processes import Child
-from service.mail.mailer import NoTransport
+from service.mail.message import NoTransport
 from service.settings import load
 from service.store.schema import migrate
 from service.wiring import build
@@ -152,7 +152,7 @@ def mail_server() -> Iterator[MailServer]:
 @pytest.fixture(scope="module")
 def environ(stores: Stores, mail_server: MailServer) -> dict[str, str]:
     """Production's timeouts, quick hashes, small pools, and limits that nobody meets here."""
-    limits = ("LOGIN_NETWORK", "LOGIN_ACCOUNT", "LOGIN_ACCOUNT_NETWORK", "REGISTER_NETWORK", "VERIFY_NETWORK")
+    limits = ("GUESS_NETWORK", "GUESS_ACCOUNT", "GUESS_ACCOUNT_NETWORK", "REGISTER_NETWORK", "MAIL_NETWORK")
     return {
         "PATH": os.defpath,
         "DATABASE_URL": stores.database_url(),

@@ -39,9 +39,9 @@ NETWORK, PAIR, ACCOUNT = 8, 3, 6
 """Tries of one network, of one network at one name, and at one name from everywhere."""
 
 SMALL = {
-    "VESTIBULE_LIMIT_LOGIN_NETWORK": f"{NETWORK}/h",
-    "VESTIBULE_LIMIT_LOGIN_ACCOUNT_NETWORK": f"{PAIR}/15m",
-    "VESTIBULE_LIMIT_LOGIN_ACCOUNT": f"{ACCOUNT}/h",
+    "VESTIBULE_LIMIT_GUESS_NETWORK": f"{NETWORK}/h",
+    "VESTIBULE_LIMIT_GUESS_ACCOUNT_NETWORK": f"{PAIR}/15m",
+    "VESTIBULE_LIMIT_GUESS_ACCOUNT": f"{ACCOUNT}/h",
 }
 
 
@@ -300,8 +300,9 @@ async def test_five_hundred_networks_at_one_person_are_stopped(
 async def test_sign_up_and_proof_have_limits_of_their_own(
     environ: dict[str, str], services: Services, wall_clock: TestClock, outbox: Outbox
 ) -> None:
-    few = {"VESTIBULE_LIMIT_REGISTER_NETWORK": "2/h", "VESTIBULE_LIMIT_VERIFY_NETWORK": "3/h"}
-    async with worker(load({**environ, **few}), wall_clock, outbox) as strict, browser(create_app(strict)) as http:
+    few = {"REGISTER_NETWORK": "2/h", "GUESS_NETWORK": "3/h", "MAIL_NETWORK": "4/h"}
+    settings = load({**environ, **{f"VESTIBULE_LIMIT_{name}": rate for name, rate in few.items()}})
+    async with worker(settings, wall_clock, outbox) as strict, browser(create_app(strict)) as http:
         people = [somebody() for _ in range(4)]
         bodies = [{"email": p.email, "password": p.password, "nickname": p.nickname} for p in people]
         answers = [await http.post("/auth/register", json=body) for body in bodies]
@@ -310,8 +311,23 @@ async def test_sign_up_and_proof_have_limits_of_their_own(
         proof = {"registration": "vrg_nothing", "code": "000000"}
         answers = [await http.post("/auth/verify", json=proof) for _ in range(3)]
         assert statuses(answers) == {400: 3}
-        for path, body in (("/auth/verify", proof), ("/auth/verify/resend", {"registration": "vrg_nothing"})):
-            assert 0 < assert_too_many(await http.post(path, json=body)) <= 1200
+        # Codes, links and passwords are one budget: whoever is out of tries at one is at all of them.
+        link = {"token": "vlk_nothing"}
+        for path, body in (
+            ("/auth/verify", proof),
+            ("/auth/verify", {**link, "registration": "vrg_nothing"}),
+            ("/auth/verify", {**link, "password": PASSWORD}),
+            ("/auth/password/reset", {"token": "vpr_nothing", "password": PASSWORD}),
+            ("/auth/login", people[0].credentials()),
+        ):
+            assert 0 < assert_too_many(await http.post(path, json=body)) <= 1200, body
+        resend, forgot = {"registration": "vrg_nothing"}, {"email": somebody().email}
+        answers = [
+            await http.post(path, json=body)
+            for path, body in [("/auth/verify/resend", resend), ("/auth/password/forgot", forgot)] * 3
+        ]
+        assert statuses(answers) == {202: 4, 429: 2}
+        assert 0 < assert_too_many(answers[-1]) <= 900
 
 
 # Whose tries they are
@@ -443,7 +459,12 @@ async def test_without_redis_nobody_signs_in_and_no_password_is_compared(
     checks: Counter[str],
 ) -> None:
     person = await with_account(services)
+    async with browser(create_app(services)) as http:
+        entered = await http.post("/auth/login", json=person.credentials())
+    bearer = {"Authorization": f"Bearer {entered.json()['access_token']}"}
+    checks.clear()
     away = load({**environ, "REDIS_URL": "unix:///nonexistent/redis.sock"})
+    await services.mailer.drain()
     mails = len(outbox.mails)
     register = {"email": somebody().email, "password": PASSWORD, "nickname": somebody().nickname}
     async with worker(away, wall_clock, outbox) as cut_off, browser(create_app(cut_off)) as http:
@@ -452,9 +473,15 @@ async def test_without_redis_nobody_signs_in_and_no_password_is_compared(
             ("/auth/login", {"nickname": person.nickname, "password": WRONG}),
             ("/auth/register", register),
             ("/auth/verify", {"registration": "vrg_nothing", "code": "000000"}),
+            ("/auth/verify", {"token": "vlk_nothing", "password": PASSWORD}),
             ("/auth/verify/resend", {"registration": "vrg_nothing"}),
+            ("/auth/password/forgot", {"email": person.email}),
+            ("/auth/password/reset", {"token": "vpr_nothing", "password": PASSWORD}),
+            ("/auth/reauthenticate", {"password": person.password}),
+            ("/me/password", {"current_password": person.password, "new_password": WRONG}),
+            ("/me/email", {"email": somebody().email, "password": person.password}),
         ]:
-            answer = await http.post(path, json=body)
+            answer = await http.post(path, json=body, headers=bearer)
             assert (answer.status_code, answer.json()["code"]) == (503, "temporarily_unavailable"), path
             assert int(answer.headers["retry-after"]) > 0
             assert answer.headers["cache-control"] == "no-store"

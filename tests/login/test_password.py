@@ -24,7 +24,8 @@ from sqlalchemy import text
 
 from service.app import create_app
 from service.crypto.blocklist import Blocklist
-from service.settings import Settings, SettingsError, load
+from service.setting_values import SettingsError
+from service.settings import Settings, load
 from service.wiring import Services
 from tests.conftest import (
     PASSWORD,

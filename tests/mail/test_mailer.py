@@ -1,299 +1,232 @@
-"""Mails leave in the background: tried a few times, never in anybody's way, and never a template by accident."""
+"""Mails leave in the background, once and in order: tried as long as it makes sense, and never in anybody's way."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from html.parser import HTMLParser
-from importlib.resources import files
+from datetime import timedelta
 
 import pytest
-from jinja2 import UndefinedError
 from structlog.testing import capture_logs
 
-from service.mail.mailer import FIRST_PAUSE, TRIES, Mail, Mailer, MailNotSent, MailRefused, Templates
+from service.errors import Unavailable
+from service.mail.message import Mail, MailNotSent, MailRefused
+from tests.mail.post_office import (
+    LIFE,
+    VERIFY,
+    Hanging,
+    Postbox,
+    PostOffice,
+    comes_true,
+    drained,
+    number,
+    post,
+    the_only,
+)
 
-VALUES: dict[str, object] = {"code": "012345", "minutes": 10}
-PATIENCE = 2.0
-"""Seconds after which something that should happen has not."""
+ANN, BOB = "ann@example.com", "bob@example.com"
+PEOPLE = [f"p{i}@example.com" for i in range(20)]
 
 
 class Moody:
-    """A mail server that refuses some addresses, breaks at others and keeps the rest."""
+    """A server that says no: to everybody or to one person, until it is told otherwise."""
 
-    def __init__(
-        self,
-        *,
-        refuses: str = "",
-        breaks: str = "",
-        times: int | None = None,
-        refusal: type[MailNotSent] = MailNotSent,
-    ) -> None:
-        self.kept: list[Mail] = []
-        self.tries: list[str] = []
-        self._refusal = refusal
-        self._refuses, self._breaks, self._times = refuses, breaks, times
+    def __init__(self, refusal: Exception, only: str = "") -> None:
+        self.refusal: Exception | None = refusal
+        self._only = only
 
-    async def deliver(self, mail: Mail) -> None:
-        self.tries.append(mail.to)
-        if mail.to == self._breaks:
-            raise RuntimeError("broken")
-        if mail.to == self._refuses and (self._times is None or self.tries.count(mail.to) <= self._times):
-            raise self._refusal("busy")
-        self.kept.append(mail)
-
-    async def check(self) -> None:
-        pass
+    async def __call__(self, mail: Mail) -> None:
+        if self.refusal and (mail.to == self._only or not self._only):
+            raise self.refusal
 
 
-class Hung:
-    """A mail server that never answers."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-
-    async def deliver(self, mail: Mail) -> None:
-        self.asked.set()
-        await asyncio.Event().wait()
-
-    async def check(self) -> None:
-        pass
+def busy() -> MailNotSent:
+    return MailNotSent("busy")
 
 
-@asynccontextmanager
-async def delivering(
-    transport: Moody | Hung, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> AsyncIterator[Mailer]:
-    mailer = Mailer(transport, sleep=sleep)
-    try:
-        yield mailer
-    finally:
-        await mailer.stop()
+async def test_a_mail_arrives_once_with_its_subject_both_parts_and_a_mark_of_its_own(office: PostOffice) -> None:
+    outbox, postbox = office.outbox(), Postbox()
+    async with office.worker(postbox, outbox) as mailer:
+        await post(outbox, ANN, BOB, first=12345)
+        await drained(mailer)
+
+    ann, bob = sorted(postbox.kept, key=lambda mail: mail.to)
+    assert (ann.to, ann.subject, ann.language) == (ANN, "Confirm your address", "en")
+    assert "your code is 012345" in ann.text
+    assert "012345" in ann.html
+    assert ann.id != bob.id
+    assert await outbox.waiting() == []
 
 
-class Pauses:
-    """Notes the pauses instead of making them."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        await asyncio.sleep(0)
+async def test_a_worker_finds_mails_that_another_process_posted(office: PostOffice) -> None:
+    postbox = Postbox()
+    async with office.worker(postbox):
+        await post(office.outbox(), ANN)
+        await comes_true(lambda: len(postbox.kept) == 1)
 
 
-# Delivery
+async def test_the_pauses_between_tries_grow_and_are_bounded_and_every_try_is_the_same_mail(
+    office: PostOffice,
+) -> None:
+    moody, outbox = Moody(busy()), office.outbox()
+    office.clock.stop()
+    postbox, pauses = Postbox(moody), list[float]()
+    async with office.worker(postbox, outbox) as mailer:
+        await post(outbox, ANN)
+        for _ in range(12):
+            await drained(mailer)
+            row = await the_only(outbox)
+            assert (row.reason, row.leased_until, row.dead_at) == ("busy", None, None)
+            pause = row.next_try_at - office.clock()
+            pauses.append(pause.total_seconds())
+            office.clock.advance(pause)
+        moody.refusal = None
+        await drained(mailer)
+
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    assert len(postbox.tried) == 13
+    assert len({mail.id for mail in postbox.tried}) == len(postbox.kept) == 1
 
 
-async def test_a_mail_is_delivered_once_with_its_subject_and_both_parts() -> None:
-    transport = Moody()
-    async with delivering(transport) as mailer:
-        mailer.post("verify", "ann@example.com", **VALUES)
-        await mailer.drain()
-
-    [mail] = transport.kept
-    assert (mail.to, mail.subject) == ("ann@example.com", "Confirm your address")
-    assert "your code is 012345" in mail.text
-    assert "012345" in mail.html
-
-
-@pytest.mark.parametrize("failures", [1, TRIES - 1])
-async def test_a_mail_that_did_not_leave_is_tried_again_after_growing_pauses(failures: int) -> None:
-    transport, pauses = Moody(refuses="ann@example.com", times=failures), Pauses()
-    async with delivering(transport, pauses) as mailer:
-        mailer.post("verify", "ann@example.com", **VALUES)
-        await mailer.drain()
-
-    assert len(transport.tries) == failures + 1
-    assert [mail.to for mail in transport.kept] == ["ann@example.com"]
-    assert pauses.seconds == [FIRST_PAUSE * 2**n for n in range(failures)]
+async def test_a_mail_that_was_put_off_is_not_tried_before_its_time(office: PostOffice) -> None:
+    outbox, postbox = office.outbox(), Postbox(Moody(busy()))
+    office.clock.stop()
+    async with office.worker(postbox, outbox) as mailer:
+        await post(outbox, ANN)
+        await drained(mailer)
+        office.clock.advance(timedelta(seconds=0.9))
+        await post(outbox, BOB)
+        await drained(mailer)
+    assert [mail.to for mail in postbox.tried] == [ANN, BOB]
 
 
-async def test_a_mail_that_nobody_takes_is_given_up_at_once_after_its_last_try_and_the_log_says_so() -> None:
-    transport, pauses = Moody(refuses="ann@example.com"), Pauses()
+async def test_after_an_hour_without_a_mail_server_every_mail_arrives_once_and_in_order(office: PostOffice) -> None:
+    moody, outbox = Moody(busy()), office.outbox()
+    office.clock.stop()
+    postbox = Postbox(moody)
+    async with office.worker(postbox, outbox) as mailer, office.worker(postbox):
+        for i in range(5):
+            await post(outbox, *PEOPLE, first=i * 20)
+        for _ in range(60):
+            await drained(mailer)
+            office.clock.advance(timedelta(minutes=1))
+        assert postbox.kept == []
+        assert len(postbox.tried) < 60 * len(PEOPLE) / 2
+        moody.refusal = None
+        office.clock.advance(timedelta(minutes=5))
+        await drained(mailer)
+
+    assert await outbox.waiting() == []
+    for i, person in enumerate(PEOPLE):
+        assert postbox.numbers(person) == [i + 20 * n for n in range(5)]
+
+
+async def test_a_mail_that_is_refused_for_good_is_given_up_at_once_and_the_next_to_the_same_person_goes(
+    office: PostOffice,
+) -> None:
+    class NotTheFirst:
+        async def __call__(self, mail: Mail) -> None:
+            if number(mail.text) == 0:
+                raise MailRefused("recipient refused")
+
+    outbox, postbox = office.outbox(), Postbox(NotTheFirst())
     with capture_logs() as lines:
-        async with delivering(transport, pauses) as mailer:
-            mailer.post("verify", "ann@example.com", **VALUES)
-            await mailer.drain()
+        async with office.worker(postbox, outbox) as mailer:
+            await post(outbox, ANN, ANN)
+            await drained(mailer)
 
-    assert len(transport.tries) == TRIES
-    assert lines[-1] == {"event": "a mail was given up", "log_level": "error", "template": "verify"}
-    assert not [line for line in lines if "ann@example.com" in str(line) or "012345" in str(line)]
-    assert pauses.seconds == [FIRST_PAUSE * 2**n for n in range(TRIES - 1)]
+    assert [number(mail.text) for mail in postbox.tried] == [0, 1]
+    dead = await the_only(outbox)
+    assert dead.dead_at is not None
+    assert (dead.reason, dead.tries) == ("recipient refused", 1)
+    [told] = [line for line in lines if line["log_level"] == "error"]
+    assert (told["mail"], told["template"], told["reason"]) == (dead.id, "verify", "recipient refused")
+    assert not [line for line in lines if ANN in str(line) or "000000" in str(line)]
 
 
-async def test_a_mail_that_is_refused_for_good_is_not_tried_again() -> None:
-    transport, pauses = Moody(refuses="ann@example.com", refusal=MailRefused), Pauses()
+async def test_a_mail_that_nobody_takes_is_given_up_at_the_end_of_its_life_and_can_be_brought_back(
+    office: PostOffice,
+) -> None:
+    moody, outbox = Moody(busy()), office.outbox()
+    office.clock.stop()
+    postbox = Postbox(moody)
+    async with office.worker(postbox, outbox) as mailer:
+        await post(outbox, ANN)
+        await drained(mailer)
+        office.clock.advance(LIFE - timedelta(seconds=1))
+        await drained(mailer)
+        assert (await the_only(outbox)).dead_at is None
+        office.clock.advance(timedelta(minutes=5))
+        await drained(mailer)
+        dead = await the_only(outbox)
+        assert (dead.dead_at, dead.reason) == (office.clock(), "busy")
+        office.clock.advance(LIFE)
+        await drained(mailer)
+        assert len(postbox.tried) == 3
+
+        assert await office.outbox().revive() == 1
+        await drained(mailer)
+        assert (await the_only(outbox)).dead_at is None
+        moody.refusal = None
+        office.clock.advance(timedelta(seconds=1))
+        await drained(mailer)
+    assert [mail.id for mail in postbox.kept] == [postbox.tried[0].id]
+    assert await outbox.waiting() == []
+
+
+@pytest.mark.standard("LO-10")
+@pytest.mark.parametrize("trouble", ["the transport breaks", "no such template", "a value is missing", "an odd link"])
+async def test_what_nobody_expected_makes_a_dead_letter_and_the_worker_goes_on(
+    trouble: str, office: PostOffice
+) -> None:
+    broken = Moody(RuntimeError("broken"), ANN if trouble == "the transport breaks" else "nobody")
+    outbox, postbox = office.outbox(), Postbox(broken)
+    values = {**VERIFY, "code": "918273"}
+    if trouble == "a value is missing":
+        del values["minutes"]
+    if trouble == "an odd link":
+        values["link"] = "javascript:alert(1)"
     with capture_logs() as lines:
-        async with delivering(transport, pauses) as mailer:
-            mailer.post("verify", "ann@example.com", **VALUES)
-            await mailer.drain()
+        async with office.worker(postbox, outbox) as mailer:
+            async with outbox.database.begin() as transaction:
+                template = "no_such_mail" if trouble == "no such template" else "verify"
+                outbox.post(transaction, template, ANN, "en", **values)
+            await post(outbox, BOB)
+            await drained(mailer)
+            await post(outbox, BOB, first=1)
+            await drained(mailer)
 
-    assert (len(transport.tries), pauses.seconds) == (1, [])
-    assert [line["log_level"] for line in lines] == ["warning"]
-    assert "ann@example.com" not in str(lines)
-
-
-@pytest.mark.parametrize("trouble", ["breaks", "refuses", "no such template", "a value is missing"])
-async def test_one_mail_in_trouble_does_not_stop_those_behind_it(trouble: str) -> None:
-    bad = "bad@example.com"
-    transport = Moody(refuses=bad if trouble == "refuses" else "", breaks=bad if trouble == "breaks" else "")
-    async with delivering(transport, Pauses()) as mailer:
-        if trouble == "no such template":
-            mailer.post("nothing", "bad@example.com", **VALUES)
-        elif trouble == "a value is missing":
-            mailer.post("verify", "bad@example.com", code="012345")
-        else:
-            mailer.post("verify", "bad@example.com", **VALUES)
-        mailer.post("verify", "ann@example.com", **VALUES)
-        async with asyncio.timeout(PATIENCE):
-            await mailer.drain()
-
-    assert [mail.to for mail in transport.kept] == ["ann@example.com"]
+    assert postbox.numbers(BOB) == [0, 1]
+    dead = await the_only(outbox)
+    assert dead.dead_at is not None
+    named = {
+        "no such template": "TemplateNotFound",
+        "a value is missing": "UndefinedError",
+        "an odd link": "ValueError",
+    }
+    assert dead.reason == named.get(trouble, "RuntimeError")
+    assert [line for line in lines if line["log_level"] == "error"]
+    assert "918273" not in str(lines)
 
 
-async def test_an_address_that_nobody_takes_does_not_hold_up_everybody_elses_codes() -> None:
-    """A code lives ten minutes: somebody who signs up with dead addresses must not fill them with pauses."""
-    transport = Moody(refuses="dead@example.com")
-    go_on = asyncio.Event()
-
-    async def pause(seconds: float) -> None:
-        await go_on.wait()
-
-    async with delivering(transport, pause) as mailer:
-        mailer.post("verify", "dead@example.com", **VALUES)
-        mailer.post("verify", "ann@example.com", **VALUES)
-        for _ in range(50):
-            await asyncio.sleep(0.01)
-            if transport.kept:
-                break
-        in_time = [mail.to for mail in transport.kept]
-        go_on.set()
-    assert in_time == ["ann@example.com"]
+async def test_a_transport_whose_store_is_away_does_not_cost_the_mail(office: PostOffice) -> None:
+    """The mailbox of `vestibule dev` keeps mails in Redis."""
+    moody, outbox = Moody(Unavailable("redis: ConnectionError")), office.outbox()
+    postbox = Postbox(moody)
+    async with office.worker(postbox, outbox) as mailer:
+        await post(outbox, ANN)
+        await drained(mailer)
+        moody.refusal = None
+        assert (await the_only(outbox)).dead_at is None
+        office.clock.advance(timedelta(minutes=5))
+        await drained(mailer)
+    assert postbox.numbers(ANN) == [0]
 
 
-async def test_posting_never_waits_and_a_flood_is_dropped_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.mail.mailer.CLOSING_TIME", 0.05)
-    monkeypatch.setattr("service.mail.mailer.MOST_WAITING", 100)
-    with capture_logs() as lines:
-        async with delivering(Hung()) as mailer:
-            started = time.perf_counter()
-            for _ in range(150):
-                mailer.post("verify", "ann@example.com", **VALUES)
-            assert time.perf_counter() - started < 1
-    dropped = [line for line in lines if line["event"] == "a mail was dropped: too many wait"]
-    assert len(dropped) == 50
-    assert "012345" not in str(lines)
-
-
-async def test_what_waits_at_the_end_is_still_delivered() -> None:
-    transport = Moody()
-    async with delivering(transport) as mailer:
-        for i in range(50):
-            mailer.post("verify", f"a{i}@example.com", **VALUES)
-    assert {mail.to for mail in transport.kept} == {f"a{i}@example.com" for i in range(50)}
-
-
-async def test_a_hung_server_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.mail.mailer.CLOSING_TIME", 0.05)
-    transport = Hung()
-    mailer = Mailer(transport)
-    mailer.post("verify", "ann@example.com", **VALUES)
-    await transport.asked.wait()
-    async with asyncio.timeout(PATIENCE):
-        await mailer.stop()
-
-
-async def test_draining_waits_for_what_was_posted_before_it() -> None:
-    transport = Moody(refuses="ann@example.com", times=2)
-    async with delivering(transport, Pauses()) as mailer:
-        mailer.post("verify", "ann@example.com", **VALUES)
-        assert transport.kept == []
-        await mailer.drain()
-        assert len(transport.kept) == 1
-
-
-# What mails say
-
-MESSAGES = sorted(
-    path.name.removesuffix(".txt")
-    for path in (files("service.mail") / "messages" / "en").iterdir()
-    if path.name.endswith(".txt")
-)
-
-
-@pytest.mark.parametrize("name", MESSAGES)
-def test_every_message_has_a_subject_of_one_line_and_two_parts_that_say_the_same(name: str) -> None:
-    mail = Templates().render(name, "ann@example.com", {**VALUES})
-
-    assert mail.subject
-    assert "\n" not in mail.subject
-    assert "{" not in mail.subject
-    assert mail.text.strip()
-    assert mail.subject not in mail.text.splitlines()[0]
-    assert mail.html.startswith("<!doctype html>")
-    for part in (mail.text, mail.html):
-        assert "{{" not in part
-        assert "{%" not in part
-    assert " ".join(mail.text.split()) == " ".join(words(mail.html).split())
-
-
-@pytest.mark.standard("CL-12")
-@pytest.mark.parametrize("name", MESSAGES)
-def test_no_message_loads_anything_from_outside(name: str) -> None:
-    html = Templates().render(name, "ann@example.com", {**VALUES}).html
-
-    for telling in ("<img", "<script", "<link", "<iframe", "src=", "url(", "@import", "http:"):
-        assert telling not in html
-
-
-def words(html: str) -> str:
-    found: list[str] = []
-
-    class Words(HTMLParser):
-        def handle_data(self, data: str) -> None:
-            found.append(data)
-
-    Words().feed(html)
-    return " ".join(found)
-
-
-def test_a_missing_value_is_an_error_and_never_an_empty_place() -> None:
-    with pytest.raises(UndefinedError, match="code"):
-        Templates().render("verify", "ann@example.com", {"minutes": 10})
-
-
-EVIL = [
-    "{{7*7}}${7*7}<%=7*7%>#{7*7}{%print(7*7)%}",
-    "{% block subject %}owned{% endblock %}",
-    "{{ self.__init__.__globals__ }}",
-    '"><img src=x onerror=alert(1)>',
-    "<script>alert('1')</script>",
-    "<b>bold</b> & 'quoted'",
-    "ann\r\nBcc: eve@example.com",
-]
-
-
-@pytest.mark.standard("LG-17", "LG-18", "LG-16")
-@pytest.mark.parametrize("value", EVIL)
-def test_a_value_is_never_a_template_nor_markup(value: str) -> None:
-    mail = Templates().render("verify", "ann@example.com", {**VALUES, "code": value})
-
-    assert f"your code is {value}\n" in mail.text
-    assert "49" not in mail.text + mail.html
-    assert mail.subject == "Confirm your address"
-    shown = words(mail.html)
-    assert " ".join(value.split()) in " ".join(shown.split())
-    plain = Templates().render("verify", "ann@example.com", {**VALUES})
-    assert tags(mail.html) == tags(plain.html)
-
-
-def tags(html: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
-    found: list[tuple[str, list[tuple[str, str | None]]]] = []
-
-    class Tags(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            found.append((tag, attrs))
-
-    Tags().feed(html)
-    return found
+async def test_a_server_that_never_answers_is_left_alone_in_time_and_asked_again_later(office: PostOffice) -> None:
+    hanging, outbox = Hanging(), office.outbox()
+    postbox = Postbox(hanging)
+    async with office.worker(postbox, outbox, within=timedelta(milliseconds=50)) as mailer:
+        await post(outbox, ANN)
+        await drained(mailer)
+        assert (await the_only(outbox)).reason == "the server was too slow"
+        hanging.let_go.set()
+        office.clock.advance(timedelta(minutes=5))
+        await drained(mailer)
+    assert postbox.numbers(ANN) == [0]

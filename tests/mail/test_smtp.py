@@ -14,9 +14,10 @@ from typing import Any, cast
 
 import pytest
 
-from service.mail.mailer import Mail, MailNotSent, MailRefused
+from service.mail.message import Mail, MailNotSent, MailRefused
 from service.mail.smtp import Smtp
-from service.settings import Settings, SettingsError, load
+from service.setting_values import SettingsError
+from service.settings import Settings, load
 
 MAIL = Mail(
     "ann+tag@example.com",

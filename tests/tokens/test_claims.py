@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from service.crypto.keyring import ALGORITHM
-from service.settings import SettingsError, load
+from service.setting_values import SettingsError
+from service.settings import load
 from service.tokens.clients import CLIENT_ID
 from service.wiring import Services
 from tests.conftest import ISSUER, Introspector, Outbox, Person, sign_up

@@ -3,13 +3,11 @@
 import asyncio
 import base64
 import itertools
-import json
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, cast
+from typing import cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -20,11 +18,8 @@ from sqlalchemy import select, update
 
 from service.accounts.models import Account
 from service.app import create_app
-from service.audit import AuditEvent
 from service.crypto import opaque
-from service.crypto.opaque import from_base64url
 from service.crypto.roots import RootKeys
-from service.device import Device
 from service.errors import AccountDisabled, SessionExpired
 from service.settings import Settings
 from service.store.redis import RedisStore
@@ -34,7 +29,6 @@ from service.tokens.sessions import Grant
 from service.tokens.transport import COOKIE
 from service.wiring import Services
 from tests.conftest import (
-    ISSUER,
     PASSWORD,
     Introspector,
     Outbox,
@@ -48,105 +42,28 @@ from tests.conftest import (
     somebody,
     worker,
 )
+from tests.tokens.acting import (
+    BROWSER,
+    account_behind,
+    account_of,
+    admitted,
+    any_is_live,
+    claims_of,
+    events_of,
+    is_active,
+    opens_me,
+    record_key,
+    refresh,
+    refused,
+    renewed,
+    row_of,
+    session_of,
+    signed_in,
+)
 
-BROWSER = {"X-Vestibule-CSRF": "1", "Origin": ISSUER}
-INACTIVE = {"active": False}
 DAYS = 86_400
 GRACE = 10
 LOST_ANSWER = 3600
-
-
-async def refresh(http: httpx.AsyncClient, token: str, client_id: str = "web") -> httpx.Response:
-    return await http.post("/auth/refresh", json={"refresh_token": token, "client_id": client_id})
-
-
-async def renewed(http: httpx.AsyncClient, token: str, client_id: str = "web") -> dict[str, Any]:
-    """The answer to a refresh that must succeed."""
-    answer = await refresh(http, token, client_id)
-    assert answer.status_code == 200, answer.text
-    tokens: dict[str, Any] = answer.json()
-    return tokens
-
-
-async def refused(http: httpx.AsyncClient, token: str, client_id: str = "web") -> None:
-    answer = await refresh(http, token, client_id)
-    assert (answer.status_code, answer.json()["code"]) == (401, "session_expired"), answer.text
-
-
-async def signed_in(http: httpx.AsyncClient, person: Person, client_id: str = "web") -> dict[str, Any]:
-    answer = await http.post("/auth/login", json=person.credentials(client_id=client_id))
-    assert answer.status_code == 200, answer.text
-    tokens: dict[str, Any] = answer.json()
-    return tokens
-
-
-async def is_active(http: httpx.AsyncClient, introspector: Introspector, access_token: str) -> bool:
-    told = await introspector.ask(http, access_token)
-    assert told == INACTIVE or told["active"] is True
-    return told != INACTIVE
-
-
-async def opens_me(http: httpx.AsyncClient, access_token: str) -> bool:
-    answer = await http.get("/me", headers={"Authorization": f"Bearer {access_token}"})
-    assert answer.status_code in {200, 401}
-    return answer.status_code == 200
-
-
-def claims_of(access_token: str) -> dict[str, Any]:
-    body = access_token.split(".")[1]
-    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    return claims
-
-
-def session_of(access_token: str) -> UUID:
-    return UUID(bytes=from_base64url(claims_of(access_token)["sid"]))
-
-
-def account_of(access_token: str) -> UUID:
-    return UUID(claims_of(access_token)["sub"])
-
-
-def record_key(account: UUID) -> str:
-    return f"vestibule:sessions:{{{account}}}"
-
-
-async def row_of(services: Services, session: UUID) -> SessionRow:
-    async with services.database.begin() as transaction:
-        row = await transaction.scalar(select(SessionRow).where(SessionRow.id == session))
-    assert row is not None
-    return row
-
-
-async def events_of(session: UUID, *workers: Services, least: int = 1, event: str = "session.refresh") -> Counter[str]:
-    """How often each outcome was recorded for a session, once there are so many."""
-    statement = select(AuditEvent.outcome).where(AuditEvent.session_id == str(session), AuditEvent.event == event)
-    async with asyncio.timeout(20):
-        while True:
-            for each in workers:
-                await each.audit.flush()
-            async with workers[0].database.begin() as transaction:
-                outcomes = Counter((await transaction.scalars(statement)).all())
-            if outcomes.total() >= least:
-                return outcomes
-
-
-async def admitted(services: Services, account: Account) -> Grant:
-    """A new session without the price of a password hash."""
-    return await services.login.entrance.admit(account, "web", ("pwd",), Device.seen("192.0.2.1", "tests"))
-
-
-async def account_behind(services: Services, person: Person) -> Account:
-    account = await services.administration.find(person.email)
-    assert account is not None
-    return account
-
-
-async def any_is_live(services: Services, redis: Redis, account: UUID) -> bool:
-    """Whether the record of any session of the account would still open a door."""
-    fields = await redis.hkeys(record_key(account))
-    sessions = [name for name in fields if len(name) == 16]
-    answers = [await services.store.run("inspect", f"sessions:{{{account}}}", sid, -1) for sid in sessions]
-    return any(answer[0] == b"live" for answer in answers)
 
 
 @pytest.fixture
@@ -732,6 +649,9 @@ class TestRevocation:
                 nickname=name,
                 nickname_key=name,
                 password_hash=None,
+                password_changed_at=services.clock(),
+                locale="en",
+                avatar_url=None,
                 roles=[],
                 created_at=services.clock(),
                 disabled_at=None,
@@ -871,10 +791,12 @@ class TestTheStore:
         await services.sessions.close_all(account_of(person.access_token))
         await services.sessions.close_all(never)
 
-        longest = {"sessions": 31 * DAYS, "signup": DAYS, "signup-of": DAYS, "limit": DAYS}
+        longest = {"sessions": 31 * DAYS, "signup": DAYS, "signup-of": DAYS, "limit": DAYS, "vouched": 90 * DAYS}
+        longest["password-failures"] = 180 * DAYS
         found: set[str] = set()
         async for key in redis.scan_iter(match="vestibule:*", count=1000):
-            kind = key.decode().split(":")[1]
+            kind, rule = [*key.decode().split(":"), ""][1:3]
+            kind = rule if rule == "password-failures" else kind
             if kind in longest:
                 found.add(kind)
                 left = await redis.pttl(key)
@@ -916,7 +838,7 @@ class TestTheStore:
         store = RedisStore.connect(msgspec.structs.replace(settings, redis_pool=6), shifted)
 
         async def ask(session: bytes) -> bool:
-            state, about, *_ = await store.run("inspect", f"sessions:{{{account}}}", session, -1)
+            state, about, *_ = await store.run("inspect", f"sessions:{{{account}}}", session, -1, DAYS * 1000)
             return bool(state == b"live" and about == session)
 
         cancelled = 0

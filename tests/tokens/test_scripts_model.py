@@ -6,183 +6,45 @@ writes), or put the clock right before, at and after the edge of a window. `test
 machine notices when a script is wrong.
 """
 
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import rule, run_state_machine_as_test
 from redis import Redis
 
 from service.store.redis import source
 from tests.conftest import NODE_CLOCK, Servers
-
-SCRIPTS = ("open", "rotate", "inspect", "close", "close_all")
-ARGUMENT_CLOCK = """(function()
-  local now = tonumber(ARGV[#ARGV])
-  return { math.floor(now / 1000), now % 1000 * 1000 }
-end)()"""
-"""The scripts' clock: their last argument, in milliseconds."""
-
-START = 1_800_000_000_000
-DAY = 86_400_000
-GRACE = 10_000
-LOST = 3_600_000
-IDLE = 14 * DAY
-ABSOLUTE = 30 * DAY
-TOMBSTONE = DAY
-REMEMBER = ABSOLUTE + DAY
-SLACK = 60_000
-MOST = 3
-
-CLIENTS = ("web", "phone")
-SALT = bytes(range(16))
-LOGOUT, REUSED, EVICTED = 1, 2, 3
-NO_GENERATION = -1
-OUTCOMES = {"rotated", "repeated", "healed", "reused", "revoked", "expired", "foreign", "unknown"}
-
-Verdict = Literal["live", "revoked", "expired", "unknown"]
-
-
-@dataclass
-class Session:
-    """What the model knows of one session. `ended`: why, 0 while it lives. `kept`: its record was not swept."""
-
-    sid: bytes
-    client: str
-    detail: str
-    created: int
-    used: int
-    rotated: int
-    absolute: int
-    idle: int
-    generation: int = 0
-    confirmed: bool = True
-    ended: int = 0
-    kept: bool = True
-
-
-@dataclass
-class Model:
-    """The promises, written down once more without any store."""
-
-    now: int = START
-    mark: int = 0
-    sessions: list[Session] = field(default_factory=list)
-
-    def verdict(self, session: Session) -> Verdict:
-        if not session.kept:
-            return "unknown"
-        if session.ended or session.created <= self.mark:
-            return "revoked"
-        return "live" if self.now < min(session.idle, session.absolute) else "expired"
-
-    def live(self) -> list[Session]:
-        return [session for session in self.sessions if self.verdict(session) == "live"]
-
-    def open(self, sid: bytes, client: str, detail: str, gone: list[Session]) -> Session:
-        """A new session; `gone` are those that had to go for it, as `overflow` told before."""
-        for session in self.sessions:
-            forgettable = session.used + TOMBSTONE <= self.now
-            if self.verdict(session) == "expired" or (self.verdict(session) == "revoked" and forgettable):
-                session.kept = False
-        dead = [one for one in self.sessions if one not in gone and self.verdict(one) == "revoked"]
-        for session in sorted(dead, key=lambda one: (one.used, one.sid))[: max(len(dead) - MOST, 0)]:
-            session.kept = False
-        end = self.now + ABSOLUTE
-        created = max(self.now, self.mark + 1)
-        opened = Session(sid, client, detail, created, self.now, self.now, end, self.now + IDLE)
-        self.sessions.append(opened)
-        return opened
-
-    def overflow(self) -> list[int]:
-        """When the sessions were last used that have to go for one more."""
-        live = sorted(session.used for session in self.live())
-        return live[: max(len(live) - MOST + 1, 0)]
-
-    def rotate(self, session: Session, presented: int, client: str) -> str:
-        verdict = self.verdict(session)
-        if verdict == "unknown":
-            return "unknown"
-        if client != session.client:
-            return "foreign"
-        if verdict != "live":
-            return verdict
-        if presented >= session.generation:
-            outcome = "rotated" if presented == session.generation else "healed"
-            session.generation, session.confirmed = presented + 1, False
-            session.rotated = session.used = self.now
-            session.idle = min(self.now + IDLE, session.absolute)
-            return outcome
-        age = self.now - session.rotated
-        excused = age < GRACE or (age < LOST and not session.confirmed)
-        if presented == session.generation - 1 and excused:
-            return "repeated"
-        self.end(session, REUSED)
-        return "reused"
-
-    def inspect(self, session: Session, generation: int) -> Verdict:
-        verdict = self.verdict(session)
-        if verdict == "live" and generation == session.generation:
-            session.confirmed = True
-        return verdict
-
-    def close(self, session: Session) -> str:
-        verdict = self.verdict(session)
-        if session.kept and not session.ended:
-            self.end(session, LOGOUT)
-        return "closed" if verdict == "live" else verdict
-
-    def close_all(self) -> int:
-        newest = max((session.created for session in self.sessions), default=0)
-        self.mark = max(self.mark + 1, self.now, newest)
-        return self.mark
-
-    def end(self, session: Session, why: int) -> None:
-        session.ended, session.used = why, self.now
-
-    def edges(self, session: Session) -> list[int]:
-        """The moments at which something changes for a session."""
-        return [
-            session.rotated + GRACE,
-            session.rotated + LOST,
-            session.idle,
-            session.absolute,
-            session.used + TOMBSTONE,
-        ]
-
-
-def texts() -> dict[str, str]:
-    """The scripts as they are, under a clock that a test sets."""
-    return {name: source(name).replace(NODE_CLOCK, ARGUMENT_CLOCK) for name in SCRIPTS}
-
+from tests.tokens.session_machine import SCRIPTS, BesideTheModel, texts
+from tests.tokens.session_model import (
+    CLIENTS,
+    DAY,
+    ENDED,
+    GRACE,
+    LOST,
+    MOST,
+    OUTCOMES,
+    PASSWORD_CHANGED,
+    PAUSE,
+    TOMBSTONE,
+)
 
 sessions = st.integers(0, 5)
 clients = st.sampled_from(CLIENTS)
 behind = st.sampled_from((0, 1, 2, 3))
 around = st.sampled_from((-1, 0, 1))
+pauses_of_use = st.sampled_from((1, PAUSE - 1, PAUSE, PAUSE + 1))
 introspected = st.sampled_from((None, -1, 0, 1))
+reasons = st.sampled_from((ENDED, PASSWORD_CHANGED))
 waits = st.sampled_from((0, GRACE - 1, GRACE, GRACE + 1, LOST - 1, LOST, LOST + 1))
 
 
-class TokenStore(RuleBasedStateMachine):
-    """One account with a few sessions of two clients."""
-
-    def __init__(self, redis: Redis, scripts: Mapping[str, str], reached: set[str]) -> None:
-        super().__init__()
-        self.redis = redis
-        self.reached = reached
-        self.scripts = {name: redis.register_script(text) for name, text in scripts.items()}
-        self.key = f"vestibule:test:{{{secrets.token_hex(8)}}}"
-        self.model = Model()
-
-    def teardown(self) -> None:
-        self.redis.delete(self.key)
+class TokenStore(BesideTheModel):
+    """All that happens to sessions."""
 
     # One script each
 
@@ -207,6 +69,27 @@ class TokenStore(RuleBasedStateMachine):
     @rule()
     def everybody_is_signed_out(self) -> None:
         self.close_all()
+
+    @rule(number=sessions, behind=st.integers(-1, 3))
+    def somebody_gives_the_password_again(self, number: int, behind: int) -> None:
+        self.reauthenticate(self.any(number), behind)
+
+    @rule(number=sessions, seen=introspected, pause=waits)
+    def a_double_click_gives_the_password_twice(self, number: int, seen: int | None, pause: int) -> None:
+        """Both with one access token; whichever token of the two is refreshed then, and the one before them."""
+        session = self.alive(number)
+        token = session.generation
+        self.reauthenticate(session)
+        if seen is not None:
+            self.inspect(session, session.generation + seen)
+        self.model.now += pause
+        self.reauthenticate(session, session.generation - token)
+        self.rotate(session, token)
+        self.rotate(session, token + 1)
+
+    @rule(number=sessions, why=reasons)
+    def everybody_else_is_signed_out(self, number: int, why: int) -> None:
+        self.close_others(self.any(number), why)
 
     @rule(milliseconds=st.sampled_from((1, 999, 1000, LOST, DAY)))
     def time_passes(self, milliseconds: int) -> None:
@@ -262,7 +145,11 @@ class TokenStore(RuleBasedStateMachine):
                 self.inspect(session, token + 1)
             self.rotate(session, token)
 
-    @rule(number=sessions, how=st.sampled_from(("close", "close_all", "reuse")), refreshed_first=st.booleans())
+    @rule(
+        number=sessions,
+        how=st.sampled_from(("close", "close_all", "close_others", "reuse")),
+        refreshed_first=st.booleans(),
+    )
     def a_refresh_meets_a_revocation(self, number: int, how: str, refreshed_first: bool) -> None:
         session = self.alive(number)
         token = session.generation
@@ -272,11 +159,14 @@ class TokenStore(RuleBasedStateMachine):
             self.close(session)
         elif how == "close_all":
             self.close_all()
+        elif how == "close_others":
+            self.close_others(self.open(CLIENTS[0]), ENDED)
         else:
             self.rotate(session, max(session.generation - 2, 0))
         for again in (token, token + 1):
             self.rotate(session, again)
             self.inspect(session, again)
+            self.reauthenticate(session)
         self.close(session)
 
     @rule(number=sessions, back=behind)
@@ -354,11 +244,14 @@ class TokenStore(RuleBasedStateMachine):
         self.inspect(session, session.generation)
         self.rotate(session, session.generation)
 
-    @rule(number=sessions, off=around, how=st.sampled_from(("close", "close_all")))
+    @rule(number=sessions, off=around, how=st.sampled_from(("close", "close_all", "close_others")))
     def an_ended_session_is_forgotten_a_day_later(self, number: int, off: int, how: str) -> None:
         session = self.alive(number)
         if how == "close":
             self.close(session)
+        elif how == "close_others":
+            self.model.now += 1
+            self.close_others(self.open(CLIENTS[0]), PASSWORD_CHANGED)
         else:
             self.close_all()
         self.model.now = max(self.model.now, session.used + TOMBSTONE + off)
@@ -367,13 +260,87 @@ class TokenStore(RuleBasedStateMachine):
         self.rotate(session, session.generation)
         self.close(session)
 
+    @rule(number=sessions, pause=waits, seen=introspected, retried=st.booleans(), off=around)
+    def an_answer_to_the_password_is_lost(
+        self, number: int, pause: int, seen: int | None, retried: bool, off: int
+    ) -> None:
+        """The token before it is refreshed, as by another tab; and the session lasts as long as a new one."""
+        session = self.alive(number)
+        token = session.generation
+        self.model.now += 1
+        self.reauthenticate(session)
+        if seen is not None:
+            self.inspect(session, session.generation + seen)
+        self.model.now += pause
+        if retried:
+            self.rotate(session, token)
+        self.model.now = max(self.model.now, session.idle - 1)
+        self.rotate(session, token + 1)
+        self.model.now = max(self.model.now, session.absolute + off)
+        self.inspect(session, session.generation)
+
+    @rule(number=sessions, refreshed=st.integers(0, 3), off=around)
+    def who_gives_the_password_begins_anew(self, number: int, refreshed: int, off: int) -> None:
+        """Refreshed a few times, each time late, before and after; then left alone."""
+        session = self.alive(number)
+        for _ in range(refreshed):
+            self.model.now = max(self.model.now, session.idle - 1)
+            self.rotate(session, session.generation)
+        self.model.now = max(self.model.now, min(session.idle, session.absolute) - 1)
+        self.reauthenticate(session)
+        for _ in range(refreshed):
+            self.model.now = max(self.model.now, session.idle - 1)
+            self.rotate(session, session.generation)
+        self.model.now = max(self.model.now, session.idle + off)
+        self.inspect(session, session.generation)
+        self.reauthenticate(session)
+
+    @rule(number=sessions, why=reasons, dead=st.sampled_from(("closed", "expired", "none")))
+    def who_stays_alone_stays(self, number: int, why: int, dead: str) -> None:
+        """Two others at least; one of them may be dead before."""
+        session = self.alive(number)
+        others = [self.open(CLIENTS[0]), self.open(CLIENTS[1])]
+        if dead == "closed":
+            self.close(others[0])
+        elif dead == "expired":
+            self.model.now = max(self.model.now, others[0].idle - 1)
+            self.rotate(session, session.generation)
+            self.model.now += 1
+        self.close_others(session, why)
+        for each in (session, *others):
+            self.rotate(each, each.generation)
+
+    @rule(number=sessions, seen=st.sampled_from((-1, 0, 1)), pauses=st.lists(pauses_of_use, min_size=1, max_size=3))
+    def use_is_noted_once_in_a_while(self, number: int, seen: int, pauses: list[int]) -> None:
+        """And moves no end: neither that of the session nor, unless it is the successor's, that of the excuse."""
+        session = self.alive(number)
+        token = session.generation
+        self.rotate(session, token)
+        for pause in pauses:
+            self.model.now += pause
+            self.inspect(session, session.generation + seen)
+            self.everybody_is_what_they_should_be()
+        self.rotate(session, token)
+        self.model.now = max(self.model.now, session.idle)
+        self.inspect(session, session.generation)
+
+    @rule(number=sessions, behind_by=st.sampled_from((1, 5000)))
+    def use_is_noted_by_a_slower_clock(self, number: int, behind_by: int) -> None:
+        session = self.alive(number)
+        self.model.now += DAY
+        self.rotate(session, session.generation)
+        self.model.now -= behind_by
+        self.inspect(session, session.generation)
+
     # Edges
 
     @rule(
         number=sessions,
         edge=st.integers(0, 4),
         off=around,
-        then=st.sampled_from(("refresh", "retry", "inspect", "open", "close")),
+        then=st.sampled_from(
+            ("refresh", "retry", "inspect", "open", "close", "reauthenticate", "reauthenticate again", "close_others")
+        ),
     )
     def the_clock_stands_at_an_edge(self, number: int, edge: int, off: int, then: str) -> None:
         session = self.alive(number)
@@ -386,89 +353,12 @@ class TokenStore(RuleBasedStateMachine):
             self.inspect(session, session.generation)
         elif then == "close":
             self.close(session)
+        elif then.startswith("reauthenticate"):
+            self.reauthenticate(session, behind=1 if then.endswith("again") else 0)
+        elif then == "close_others":
+            self.close_others(self.any(number + 1), ENDED)
         else:
             self.open(session.client)
-
-    # After every rule
-
-    @invariant()
-    def everybody_is_what_they_should_be(self) -> None:
-        """Every session is looked at without being touched: no generation is confirmed by this."""
-        pipeline = self.redis.pipeline(transaction=False)
-        for session in self.model.sessions:
-            self.scripts["inspect"]([self.key], [session.sid, NO_GENERATION, self.model.now], client=pipeline)
-        found = [answer[0].decode() for answer in pipeline.execute()]
-        assert found == [self.model.verdict(session) for session in self.model.sessions]
-
-    @invariant()
-    def nothing_stays_forever(self) -> None:
-        assert self.redis.pttl(self.key) != -1
-
-    # Each script beside the model
-
-    def open(self, client: str) -> Session:
-        # Not random, so that an example does the same whenever it is run.
-        sid = sha256(str(len(self.model.sessions)).encode()).digest()[:16]
-        detail = f"account\npwd {len(self.model.sessions)}"
-        overflow = self.model.overflow()
-        answered, created, absolute, *evicted = self.run(
-            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, "reader"
-        )
-        gone = [session for session in self.model.sessions if session.sid in evicted]
-        # Of several that were used in the same millisecond any one may go.
-        assert sorted(session.used for session in gone) == overflow
-        assert len(evicted) == len(overflow)
-        assert all(self.model.verdict(session) == "live" for session in gone)
-        for session in gone:
-            self.model.end(session, EVICTED)
-        opened = self.model.open(sid, client, detail, gone)
-        assert (answered, created, absolute) == (sid, opened.created, opened.absolute)
-        assert self.redis.pttl(self.key) > ABSOLUTE + DAY - SLACK
-        return opened
-
-    def rotate(self, session: Session, presented: int, client: str | None = None) -> None:
-        client = client or session.client
-        expected = self.model.rotate(session, presented, client)
-        self.reached.add(expected)
-        outcome, sid, *rest = self.run("rotate", session.sid, presented, client, GRACE, LOST, IDLE)
-        assert (outcome.decode(), sid) == (expected, session.sid)
-        if expected in {"rotated", "repeated", "healed"}:
-            told = [session.generation, session.created, session.absolute, session.detail.encode(), b"reader"]
-            assert rest == told
-        elif expected in {"revoked", "expired", "reused"}:
-            assert rest == [session.ended]
-        else:
-            assert rest == []
-
-    def inspect(self, session: Session, generation: int) -> None:
-        expected = self.model.inspect(session, generation)
-        rest = [b"reader"] if expected == "live" else []
-        assert self.run("inspect", session.sid, generation) == [expected.encode(), session.sid, *rest]
-
-    def close(self, session: Session) -> None:
-        expected = self.model.close(session)
-        assert self.run("close", session.sid, LOGOUT) == [expected.encode(), session.sid]
-
-    def close_all(self) -> None:
-        assert self.run("close_all", REMEMBER) == self.model.close_all()
-        assert self.redis.pttl(self.key) > REMEMBER - SLACK
-
-    # What the rules need
-
-    def any(self, number: int) -> Session:
-        """One of the newest sessions, dead or alive; the first one is opened for this."""
-        if not self.model.sessions:
-            self.open(CLIENTS[0])
-        known = self.model.sessions
-        return known[-1 - number % len(known)]
-
-    def alive(self, number: int) -> Session:
-        """A session that lives, opened for this when there is none."""
-        live = self.model.live() or [self.open(CLIENTS[number % 2])]
-        return live[-1 - number % len(live)]
-
-    def run(self, name: str, *arguments: bytes | str | int) -> Any:
-        return self.scripts[name](keys=[self.key], args=[*arguments, self.model.now])
 
 
 def profile(examples: int, steps: int) -> settings:

@@ -6,19 +6,15 @@ other; the mutant of the "absolute end" breaks both. And `open` may note its clo
 stepped over the watermark: `close_all` steps over that watermark, too.
 """
 
-from dataclasses import dataclass
-
 import pytest
 
 from tests.conftest import Servers
-from tests.tokens.test_scripts_model import drive, profile, texts
+from tests.tokens.mutants import ENDED_OR_MARKED, OVER, REFUSE_DEAD, Mutant, mutant
+from tests.tokens.test_scripts_model import drive, profile
 
-ENDED_OR_MARKED = "if s.created <= mark or s.ended ~= 0 then return 'revoked' end"
-OVER = "if now >= s.absolute or now >= s.idle then return 'expired' end"
 SLIDE = "s.idle = math.min(now + idle, s.absolute)"
 ADVANCE = "s.generation, s.confirmed, s.rotated, s.used = presented + 1, 0, now, now"
-EXCUSED = "if presented == s.generation - 1 and (age < grace or (s.confirmed == 0 and age < lost)) then"
-REFUSE_DEAD = "if state ~= 'live' then"
+EXCUSED = "return presented == s.generation - 1 and (age < grace or (s.confirmed == 0 and age < lost))"
 FOREIGN = "if s.client ~= client then return { 'foreign', sid } end"
 END_REUSED = "s.ended, s.used = REUSED, now\nwrite(key, sid, s)\n"
 CLOSE = "  s.ended, s.used = reason, now\n  write(key, sid, s)\n"
@@ -26,28 +22,7 @@ MARK = "math.max(watermark(key) + 1, newest(key), clock())"
 SWEEP = "elseif state == 'expired' or now - s.used >= tombstone then"
 EVICT = "live[i].s.ended, live[i].s.used = EVICTED, now"
 BY_LAST_USE = "  if a.s.used == b.s.used then return a.sid < b.sid end\n  return a.s.used < b.s.used\n"
-CONFIRM = "if s.confirmed == 0 and generation == s.generation then"
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One script with one mistake: each text that is found exactly once is replaced."""
-
-    name: str
-    script: str
-    edits: tuple[tuple[str, str], ...]
-
-    def texts(self) -> dict[str, str]:
-        scripts = texts()
-        for find, put in self.edits:
-            assert scripts[self.script].count(find) == 1, f"{self.name}: the script does not say {find!r} once"
-            assert find != put
-            scripts[self.script] = scripts[self.script].replace(find, put)
-        return scripts
-
-
-def mutant(name: str, script: str, *edits: tuple[str, str]) -> Mutant:
-    return Mutant(name, script, edits)
+CONFIRM = "local confirms = s.confirmed == 0 and generation == s.generation"
 
 
 MUTANTS = (
@@ -111,7 +86,7 @@ MUTANTS = (
     mutant(
         "each rotation is a new sign-in",
         "rotate",
-        ("s.generation, s.created, s.absolute, s.detail", "s.generation, now, s.absolute, s.detail"),
+        ("s.generation, s.authenticated, s.absolute, s.detail", "s.generation, now, s.absolute, s.detail"),
     ),
     mutant(
         "a store that lost writes is not healed",
@@ -170,7 +145,7 @@ MUTANTS = (
     ),
     mutant("inspect does not look at the ends in time", "inspect", (OVER, "")),
     mutant("inspect takes anything for alive", "inspect", (REFUSE_DEAD, "if false then")),
-    mutant("inspect confirms nothing", "inspect", ("s.confirmed = 1", "s.confirmed = 0")),
+    mutant("inspect confirms nothing", "inspect", ("if confirms then s.confirmed = 1 end\n", "")),
     mutant(
         "inspect confirms by a token of the generation before",
         "inspect",
@@ -182,7 +157,9 @@ MUTANTS = (
         (CONFIRM, CONFIRM.replace("generation == s.generation", "generation >= s.generation")),
     ),
     mutant(
-        "inspect extends the session", "inspect", ("  s.confirmed = 1\n", "  s.confirmed = 1\n  s.idle = s.absolute\n")
+        "inspect extends the session",
+        "inspect",
+        ("if confirms then s.confirmed = 1 end", "if confirms then s.confirmed = 1 s.idle = s.absolute end"),
     ),
     # close and close_all
     mutant(

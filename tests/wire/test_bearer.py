@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -11,7 +12,14 @@ from litestar import Litestar
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import Outbox, Person, TestClock, browser, worker
+from tests.wire.test_documentation import NEEDS_A_TOKEN
 
+BODIES = [
+    ({}, b""),
+    ({"Content-Type": "application/json"}, b"{}"),
+    ({"Content-Type": "application/json"}, b"{"),
+    ({"Content-Type": "text/plain"}, b"\xff"),
+]
 NO_ERROR = 'Bearer realm="api"'
 
 
@@ -57,6 +65,23 @@ async def test_no_credentials_or_another_scheme_get_the_realm_and_no_error(
 
     assert_challenged(answer, 401, "unauthenticated", None)
     assert answer.headers["www-authenticate"] == NO_ERROR
+
+
+@pytest.mark.standard("AT-44", "W-B")
+@pytest.mark.parametrize("token", [None, "garbage"])
+@pytest.mark.parametrize(("method", "path"), sorted(NEEDS_A_TOKEN))
+async def test_nothing_that_is_somebodys_own_is_served_without_a_good_token(
+    http: httpx.AsyncClient, person: Person, method: str, path: str, token: str | None
+) -> None:
+    """And nothing of the body is looked at before: it could not be told from a probe."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    here = re.sub(r"\{\w+\}", str(uuid4()), path)
+    answers = [await http.request(method, here, headers={**headers, **kind}, content=body) for kind, body in BODIES]
+
+    for answer in answers:
+        code, error = ("unauthenticated", None) if token is None else ("invalid_token", "invalid_token")
+        assert_challenged(answer, 401, code, error)
+    assert (await http.get("/me", headers=person.headers)).status_code == 200
 
 
 @pytest.mark.standard("AT-44", "AT-45", "W-B")

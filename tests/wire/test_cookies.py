@@ -28,8 +28,10 @@ from tests.conftest import (
 )
 
 COOKIE = "__Host-vestibule-refresh"
+DEVICE_COOKIE = "__Host-vestibule-device"
 CSRF = {"X-Vestibule-CSRF": "1", "Origin": ISSUER}
 THIRTY_DAYS = 30 * 86_400
+MOST_A_BROWSER_KEEPS = 400 * 86_400
 
 FOREIGN: dict[str, dict[str, str]] = {
     "no header at all": {"X-Vestibule-CSRF": ""},
@@ -53,6 +55,8 @@ FOREIGN: dict[str, dict[str, str]] = {
     "cross-site without an origin": {"Origin": "", "Sec-Fetch-Site": "cross-site"},
     "same-site without an origin": {"Origin": "", "Sec-Fetch-Site": "same-site"},
     "foreign but of the same origin": {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"},
+    "ours but from another site": {"Origin": ISSUER, "Sec-Fetch-Site": "cross-site"},
+    "a front end on another site": {"Origin": "https://app.test", "Sec-Fetch-Site": "cross-site"},
 }
 
 
@@ -60,9 +64,9 @@ def set_cookies(answer: httpx.Response) -> list[str]:
     return answer.headers.get_list("set-cookie")
 
 
-def value_of(answer: httpx.Response) -> str:
-    (line,) = set_cookies(answer)
-    return SimpleCookie(line)[COOKIE].value
+def value_of(answer: httpx.Response, name: str = COOKIE) -> str:
+    (line,) = (line for line in set_cookies(answer) if line.startswith(f"{name}="))
+    return SimpleCookie(line)[name].value
 
 
 def attributes(line: str) -> tuple[str, dict[str, str]]:
@@ -71,24 +75,34 @@ def attributes(line: str) -> tuple[str, dict[str, str]]:
     return head, {name.lower(): value for name, _, value in named}
 
 
-def assert_set(answer: httpx.Response) -> str:
-    """The cookie with the attributes that it must have, and no copy of its value anywhere else."""
-    (line,) = set_cookies(answer)
+def assert_kept_well(answer: httpx.Response, line: str) -> tuple[str, str, int]:
+    """A cookie with the attributes that each of ours must have, and no copy of its value anywhere else."""
     head, given = attributes(line)
     name, _, value = head.partition("=")
-    assert name == COOKIE
+    assert name.startswith("__Host-")
     assert set(given) == {"path", "secure", "httponly", "samesite", "max-age"}
     assert (given["path"], given["samesite"].lower()) == ("/", "strict")
-    assert THIRTY_DAYS - 60 <= int(given["max-age"]) <= THIRTY_DAYS
     assert len(head) <= 4096
-    assert value.startswith("vrt_")
     assert value not in answer.text
     assert all(value not in text for header, text in answer.headers.multi_items() if header != "set-cookie")
+    return name, value, int(given["max-age"])
+
+
+def assert_set(answer: httpx.Response, *, device: bool) -> str:
+    """The refresh token in its cookie, and where somebody came in the mark of the device in another; nothing else."""
+    kept = [assert_kept_well(answer, line) for line in set_cookies(answer)]
+    assert [name for name, _, _ in kept] == ([COOKIE, DEVICE_COOKIE] if device else [COOKIE])
+    _, value, life = kept[0]
+    assert THIRTY_DAYS - 60 <= life <= THIRTY_DAYS
+    assert re.fullmatch(r"vrt_[A-Za-z0-9_-]+", value)
+    for _, mark, life in kept[1:]:
+        assert life == MOST_A_BROWSER_KEEPS
+        assert re.fullmatch(r"vdv_[A-Za-z0-9_-]+", mark)
     return value
 
 
 def assert_deleted(answer: httpx.Response) -> None:
-    """Deletion repeats name, path, `Secure` and the prefix's rules, or browsers keep the cookie."""
+    """Deletion repeats name, path, `Secure` and the prefix's rules, or browsers keep it; the device stays known."""
     (line,) = set_cookies(answer)
     head, given = attributes(line)
     assert head in {f"{COOKIE}=", f'{COOKIE}=""'}
@@ -126,7 +140,7 @@ async def test_signing_in_sets_the_cookie_and_keeps_the_refresh_token_out_of_the
     answer = await sign_in(http, person)
 
     assert answer.status_code == 200
-    assert_set(answer)
+    assert_set(answer, device=True)
     assert set(answer.json()) == {"access_token", "token_type", "expires_in", "scope"}
     assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
 
@@ -146,7 +160,7 @@ async def test_proving_the_address_sets_the_cookie_too(
     answer = await http.post("/auth/verify", json=proof, headers=CSRF)
 
     assert answer.status_code == 200
-    assert_set(answer)
+    assert_set(answer, device=True)
     assert "refresh_token" not in answer.json()
 
 
@@ -158,7 +172,7 @@ async def test_refreshing_by_cookie_gives_the_next_cookie(
     answer = await call(http, "/auth/refresh", first)
 
     assert answer.status_code == 200
-    assert assert_set(answer) != first
+    assert assert_set(answer, device=False) != first
     assert "refresh_token" not in answer.json()
     assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
     assert (await introspector.ask(http, answer.json()["access_token"]))["active"] is True
@@ -207,6 +221,73 @@ async def test_body_mode_never_sets_a_cookie(http: httpx.AsyncClient, person: Pe
     assert (failed.status_code, failed.json()["code"]) == (401, "session_expired")
     for answer in (login, refreshed, failed, out):
         assert set_cookies(answer) == []
+
+
+@pytest.mark.standard("CK-01", "CK-03", "CK-04", "AT-14")
+async def test_giving_the_password_again_by_cookie_gives_the_next_cookie(
+    http: httpx.AsyncClient, person: Person
+) -> None:
+    login = await sign_in(http, person)
+    bearer = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    body = {"password": person.password, "transport": "cookie"}
+    for foreign in FOREIGN.values():
+        headers = {name: value for name, value in {**CSRF, **bearer, **foreign}.items() if value}
+        assert_cross_site(await http.post("/auth/reauthenticate", json=body, headers=headers))
+    answer = await http.post("/auth/reauthenticate", json=body, headers={**CSRF, **bearer})
+
+    assert answer.status_code == 200
+    value = assert_set(answer, device=False)
+    assert value != value_of(login)
+    assert "refresh_token" not in answer.json()
+    assert (await call(http, "/auth/refresh", value)).status_code == 200
+
+
+# The mark of the device
+
+
+@pytest.mark.standard("CK-06", "CL-11")
+async def test_a_device_has_a_random_mark_of_its_own_and_keeps_it(
+    app: Litestar, http: httpx.AsyncClient, person: Person
+) -> None:
+    first = value_of(await sign_in(http, person), DEVICE_COOKIE)
+    again = value_of(await sign_in(http, person), DEVICE_COOKIE)
+    async with browser(app) as elsewhere:
+        other = value_of(await sign_in(elsewhere, person), DEVICE_COOKIE)
+
+    assert first == again != other
+    for mark in (first, other):
+        raw = base64.urlsafe_b64decode(mark.removeprefix("vdv_") + "==")
+        assert len(raw) >= 32
+        for secret in (person.email, person.nickname, person.access_token):
+            assert secret.encode() not in raw
+
+
+@pytest.mark.standard("CK-06", "LG-03")
+@pytest.mark.parametrize(
+    "mark", ["", "garbage", "vdv_", "vdv_" + "A" * 10, "vdv_" + "A" * 3000, "vrt_" + "A" * 48, "vdv_%00", '"vdv_x"']
+)
+async def test_a_mark_that_is_not_ours_is_replaced(http: httpx.AsyncClient, person: Person, mark: str) -> None:
+    answer = await sign_in(http, person, Cookie=f"{DEVICE_COOKIE}={mark}")
+
+    assert_set(answer, device=True)
+    assert value_of(answer, DEVICE_COOKIE) != mark
+
+
+@pytest.mark.standard("CK-04", "CK-29")
+async def test_a_device_stays_known_after_signing_out_and_body_mode_does_not_touch_its_mark(
+    app: Litestar, person: Person
+) -> None:
+    async with browser(app) as http:
+        mark = value_of(await sign_in(http, person), DEVICE_COOKIE)
+        assert (await http.post("/auth/logout", json={}, headers=CSRF)).status_code == 204
+        assert (COOKIE in http.cookies, http.cookies[DEVICE_COOKIE]) == (False, mark)
+        assert set_cookies(await http.post("/auth/login", json=person.credentials())) == []
+        refused = await http.post(
+            "/auth/login", json={**person.credentials(transport="cookie"), "password": "x" * 20}, headers=CSRF
+        )
+
+    assert refused.status_code == 401
+    assert set_cookies(refused) == []
 
 
 # Failures
@@ -336,16 +417,17 @@ async def test_a_cookie_call_from_our_own_or_a_registered_origin_is_served(
 
 
 @pytest.mark.standard("CK-18")
+@pytest.mark.parametrize("origin", [{}, {"Origin": ISSUER}, {"Origin": "https://app.test"}])
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
 @pytest.mark.parametrize("path", ["/auth/login", "/auth/verify", "/auth/refresh", "/auth/logout"])
 async def test_no_request_that_a_form_can_make_is_read(
-    http: httpx.AsyncClient, person: Person, path: str, content_type: str | None
+    http: httpx.AsyncClient, person: Person, path: str, content_type: str | None, origin: dict[str, str]
 ) -> None:
     value = value_of(await sign_in(http, person))
     body: dict[str, Any] = person.credentials(transport="cookie") if path == "/auth/login" else {}
-    headers = {"Cookie": f"{COOKIE}={value}", "Origin": "https://evil.example"}
+    headers = {"Cookie": f"{COOKIE}={value}", **origin}
     http.cookies.clear()
     answer = await http.post(
         path,
@@ -433,7 +515,8 @@ async def test_signing_out_without_a_session_is_no_error(http: httpx.AsyncClient
 
 @pytest.mark.standard("CK-10", "CK-01", "CK-09")
 async def test_an_operator_may_not_register_every_origin(environ: dict[str, str]) -> None:
-    from service.settings import SettingsError, load
+    from service.setting_values import SettingsError
+    from service.settings import load
 
     for origins in (
         "*",

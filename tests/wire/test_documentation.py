@@ -13,8 +13,11 @@ from service.wiring import Services
 from tests.conftest import browser
 
 PROBLEM = "application/problem+json"
-UNDESCRIBED = {"/docs", "/docs/start.js", "/docs/{name:str}", "/docs/{name}", "/openapi.json"}
-"""The description and its page do not describe themselves."""
+UNDESCRIBED = {
+    *("/docs", "/docs/start.js", "/docs/{name:str}", "/docs/{name}", "/openapi.json"),
+    *("/auth/confirm", "/auth/confirm/{name}"),
+}
+"""Pages for people are no part of the API; the description and its page do not describe themselves."""
 
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
 
@@ -25,15 +28,51 @@ SEEN = {
     ("post", "/auth/login"): {200, 400, 401, 403, 413, 415, 429, 503},
     ("post", "/auth/refresh"): {200, 400, 401, 403, 413, 415, 503},
     ("post", "/auth/logout"): {204, 400, 403, 413, 415, 503},
+    ("post", "/auth/reauthenticate"): {200, 400, 401, 403, 413, 415, 429, 503},
+    ("post", "/auth/password/forgot"): {202, 400, 413, 415, 429, 503},
+    ("post", "/auth/password/reset"): {204, 400, 413, 415, 429, 503},
     ("get", "/me"): {200, 400, 401, 503},
+    ("patch", "/me"): {200, 400, 401, 409, 413, 415, 429, 503},
+    ("delete", "/me"): {204, 400, 401, 503},
+    ("post", "/me/password"): {204, 400, 401, 413, 415, 429, 503},
+    ("post", "/me/email"): {202, 400, 401, 413, 415, 429, 503},
+    ("post", "/me/email/confirm"): {204, 400, 401, 413, 415, 429, 503},
+    ("get", "/me/export"): {200, 400, 401, 503},
+    ("get", "/me/sessions"): {200, 400, 401, 503},
+    ("delete", "/me/sessions"): {204, 400, 401, 503},
+    ("delete", "/me/sessions/{session_id}"): {204, 400, 401, 404, 503},
+    ("put", "/me/avatar"): {200, 400, 401, 404, 413, 415, 429, 503},
+    ("delete", "/me/avatar"): {204, 400, 401, 503},
+    ("get", "/avatars/{account_id}/{name}"): {200, 304, 404, 503},
+    ("head", "/avatars/{account_id}/{name}"): {200, 304, 404, 503},
+    ("get", "/users/{account_id}"): {200, 404, 503},
+    ("patch", "/users/{account_id}"): {200, 400, 401, 403, 404, 409, 413, 415, 429, 503},
     ("post", "/introspect"): {200, 400, 401, 403, 413, 429, 503},
     ("get", "/.well-known/jwks.json"): {200, 304, 503},
     ("get", "/livez"): {200},
     ("get", "/readyz"): {200, 503},
     ("get", "/startupz"): {200, 503},
     ("get", "/healthz"): {200, 503},
+    **{
+        ("head", path): statuses
+        for path, statuses in {
+            "/.well-known/jwks.json": {200, 304, 503},
+            "/livez": {200},
+            "/readyz": {200, 503},
+            "/startupz": {200, 503},
+            "/healthz": {200, 503},
+        }.items()
+    },
 }
-"""What the tests of this folder get as an answer, by endpoint (404 and 405 belong to the whole API)."""
+"""What clients get as an answer, by endpoint (404 of unknown paths and 405 belong to the whole API)."""
+
+FRONT_END = ("/auth", "/me", "/users", "/avatars")
+NEEDS_A_TOKEN = {
+    *((method, path) for method, path in SEEN if path.startswith("/me")),
+    ("post", "/auth/reauthenticate"),
+    ("patch", "/users/{account_id}"),
+}
+"""Everything else but introspection, which has clients, is open to anybody."""
 
 
 @pytest.fixture
@@ -74,6 +113,7 @@ async def test_the_document_is_openapi_3_1_of_this_service(description: dict[str
 
 async def test_every_route_is_described_and_none_that_is_not_there(app: Litestar, description: dict[str, Any]) -> None:
     assert set(operations(description)) == routes(app)
+    assert set(SEEN) == routes(app)
 
 
 @pytest.mark.parametrize(("method", "path"), SEEN)
@@ -88,7 +128,7 @@ async def test_nothing_is_described_as_created(description: dict[str, Any]) -> N
     assert not any("201" in operation["responses"] for operation in operations(description).values())
 
 
-@pytest.mark.parametrize("path", [path for _, path in SEEN if path.startswith(("/auth", "/me"))])
+@pytest.mark.parametrize("path", sorted({path for _, path in SEEN if path.startswith(FRONT_END)}))
 async def test_a_refusal_of_the_front_end_api_is_described_as_a_problem(description: dict[str, Any], path: str) -> None:
     for operation in description["paths"][path].values():
         for status, response in operation["responses"].items():
@@ -156,7 +196,10 @@ async def test_every_operation_has_an_id_a_summary_and_a_way_in(description: dic
         security = operation.get("security", description.get("security"))
         assert security is not None, (method, path)
         assert all(name in schemes for requirement in security for name in requirement)
-        assert (security == [{"bearer": []}]) == (path == "/me"), (method, path)
+        if path == "/introspect":
+            assert security == [{"client": []}]
+        else:
+            assert security == ([{"bearer": []}] if (method, path) in NEEDS_A_TOKEN else [{}]), (method, path)
 
 
 async def test_every_reference_of_the_document_leads_somewhere(description: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ for i = 1, #dead - most do redis.call('HDEL', key, dead[i].sid) end
 -- Younger than the watermark even within its millisecond: whoever opens after an "end all" must live.
 local created = math.max(now, mark + 1)
 write(key, sid, {
-  created = created, used = now, rotated = now, absolute = now + absolute, idle = now + math.min(idle, absolute),
+  created = created, authenticated = created, used = now, rotated = now, absolute = now + absolute, idle = now + math.min(idle, absolute),
   generation = 0, confirmed = 1, ended = 0, salt = ARGV[6], client = ARGV[7], detail = ARGV[8],
 })
 redis.call('HSET', key, 'r', ARGV[9], 'n', math.max(created, newest(key)))

@@ -3,10 +3,10 @@
 -- The hash of an account holds one field per session (16 bytes: the public session id), `w`, the watermark (all that
 -- was opened up to then is dead), `n`, when the newest session was opened, and `r`, the account's roles.
 -- Times are integers in milliseconds of the server's own clock.
---   created, used, rotated, absolute, idle: 6 bytes each · generation: 4 · confirmed: 1 · ended: 1 (0 while it lives)
+--   created, authenticated, used, rotated, absolute, idle: 6 bytes each · generation: 4 · confirmed: 1 · ended: 1 (0 while it lives)
 --   · salt: 16 · client id, a line feed, and a detail that only the service reads
-local LAYOUT = '>I6I6I6I6I6I4I1I1'
-local HEAD = 36
+local LAYOUT = '>I6I6I6I6I6I6I4I1I1'
+local HEAD = 42
 local SALT = 16
 
 local function clock()
@@ -16,7 +16,8 @@ end
 
 local function unpacked(raw)
   local s = {}
-  s.created, s.used, s.rotated, s.absolute, s.idle, s.generation, s.confirmed, s.ended = struct.unpack(LAYOUT, raw)
+  s.created, s.authenticated, s.used, s.rotated, s.absolute, s.idle, s.generation, s.confirmed, s.ended =
+    struct.unpack(LAYOUT, raw)
   s.salt = string.sub(raw, HEAD + 1, HEAD + SALT)
   local tail = string.sub(raw, HEAD + SALT + 1)
   local feed = string.find(tail, '\n', 1, true)
@@ -25,8 +26,8 @@ local function unpacked(raw)
 end
 
 local function packed(s)
-  return struct.pack(LAYOUT, s.created, s.used, s.rotated, s.absolute, s.idle, s.generation, s.confirmed, s.ended)
-    .. s.salt .. s.client .. '\n' .. s.detail
+  local times = struct.pack('>I6I6I6I6I6I6', s.created, s.authenticated, s.used, s.rotated, s.absolute, s.idle)
+  return times .. struct.pack('>I4I1I1', s.generation, s.confirmed, s.ended) .. s.salt .. s.client .. '\n' .. s.detail
 end
 
 local function read(key, sid)
@@ -44,6 +45,13 @@ end
 
 local function newest(key)
   return tonumber(redis.call('HGET', key, 'n') or 0)
+end
+
+-- Whether somebody may not have heard of the newest generation: the one before it, within the grace that parallel
+-- requests get, or for longer until the newest is seen anywhere.
+local function is_retry(s, presented, now, grace, lost)
+  local age = now - s.rotated
+  return presented == s.generation - 1 and (age < grace or (s.confirmed == 0 and age < lost))
 end
 
 -- Revoked comes first: no grace, no lifetime and no generation may speak for a session that was ended.

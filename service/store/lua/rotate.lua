@@ -2,7 +2,7 @@
 -- Gives a session its next generation, or the same successor again, or ends it when an old token comes back.
 -- KEYS: account · ARGV: sid, presented generation, client, grace ms, lost-answer ms, idle ms
 -- Answers: outcome, sid; for `revoked` and `reused` why it ended (see Ended); for `rotated`, `healed`, `repeated`:
--- generation, created, absolute, detail, roles.
+-- generation, authenticated, absolute, detail, roles.
 --% record
 local key, sid, presented, client = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local grace, lost, idle = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -16,7 +16,7 @@ local state = verdict(s, watermark(key), now)
 if state ~= 'live' then return { state, sid, s.ended } end
 
 local function answer(outcome)
-  return { outcome, sid, s.generation, s.created, s.absolute, s.detail, redis.call('HGET', key, 'r') or '' }
+  return { outcome, sid, s.generation, s.authenticated, s.absolute, s.detail, redis.call('HGET', key, 'r') or '' }
 end
 
 if presented >= s.generation then
@@ -28,8 +28,7 @@ if presented >= s.generation then
   return answer(outcome)
 end
 
-local age = now - s.rotated
-if presented == s.generation - 1 and (age < grace or (s.confirmed == 0 and age < lost)) then
+if is_retry(s, presented, now, grace, lost) then
   return answer('repeated')
 end
 

@@ -8,5 +8,5 @@ local attempts, period = tonumber(ARGV[1]), tonumber(ARGV[2])
 local arrival = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + period / attempts
 local wait = math.ceil(arrival - period - now)
 if wait > 0 then return wait end
-redis.call('SET', KEYS[1], string.format('%.3f', arrival), 'PX', math.ceil(arrival - now))
+redis.call('SET', KEYS[1], string.format('%.3f', arrival), 'PX', math.max(1, math.ceil(arrival - now)))
 return 0

@@ -1,0 +1,22 @@
+"""How many mails an address may get because somebody names it."""
+
+from dataclasses import dataclass
+
+from service.device import Device
+from service.limits import Limits
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class MailBudget:
+    """Keeps strangers from filling a mailbox. What is beyond is not mailed, which does not show."""
+
+    limits: Limits
+    settings: Settings
+
+    async def allows(self, email: str, device: Device) -> bool:
+        """Counts one mail. A network has a budget within that of the address: strangers do not spend the owner's."""
+        rate = self.settings.limit_mail_address_network
+        return await self.limits.allows("mail-address-network", rate, email, device.network) and (
+            await self.limits.allows("mail-address", self.settings.limit_mail_address, email)
+        )

@@ -1,0 +1,105 @@
+"""Which web pages may call us: an exact list, what their browsers are told about it, and whose writes never run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from service.settings import Settings
+
+Headers = list[tuple[bytes, bytes]]
+
+FRONT_END = ("/auth", "/me", "/users", "/admin", "/console", "/graphql")
+"""What people's browsers call, and so what another site could make them call. OAuth endpoints ask for a client."""
+WITH_COOKIE = "/auth"
+"""Where the refresh cookie is set and read; nowhere else may a page of another origin send cookies along."""
+PUBLIC_DOCUMENTS = "/.well-known"
+"""Keys and metadata: the same for everybody, so for every page."""
+READING = {"GET", "HEAD", "OPTIONS"}
+
+ALLOW_ORIGIN = b"access-control-allow-origin"
+EXPOSED = (b"access-control-expose-headers", b"WWW-Authenticate, Retry-After, X-Request-Id")
+MAX_AGE = (b"access-control-max-age", b"600")
+CALLS = (
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, X-Vestibule-CSRF, X-Request-Id"),
+    MAX_AGE,
+)
+PUBLIC_CALLS = (
+    (b"access-control-allow-methods", b"GET, HEAD"),
+    (b"access-control-allow-headers", b"*"),  # clients of metadata send a version header of their protocol
+    MAX_AGE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Our own origin and the registered ones, compared byte for byte: no pattern, no case folding, never `null`.
+
+    Whoever matches by suffix or prefix lets `evilapp.example.com` in, or `app.example.com.evil.example`; `null` is
+    what any sandboxed frame sends.
+    """
+
+    known: frozenset[bytes]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those of the settings, which take nothing but exact origins."""
+        return cls(frozenset(origin.encode() for origin in (settings.own_origin, *settings.allowed_origins)))
+
+    def refuses(self, method: str, path: str, origin: bytes | None) -> bool:
+        """Whether a request is a page of a foreign origin that would change something.
+
+        CORS alone hides the answer and lets the deed happen: login CSRF signs a person into the attacker's account
+        that way. Without `Origin` it is no page (browsers name it on every write), so native apps pass.
+        """
+        writes = method not in READING and any(_is_below(path, root) for root in FRONT_END)
+        return writes and origin is not None and origin not in self.known
+
+    def preflight(self, path: str, origin: bytes | None) -> Headers:
+        """What a preflight is answered beyond the headers of every answer: nothing for a foreign origin.
+
+        The same for every path: a page then sees that its path is unknown, instead of a network error.
+        """
+        if _is_below(path, PUBLIC_DOCUMENTS):
+            return list(PUBLIC_CALLS)
+        return list(CALLS) if origin in self.known else []
+
+    def share(self, headers: Headers, path: str, origin: bytes | None) -> Headers:
+        """The headers of an answer, and with them who may read it.
+
+        `Vary` stands on answers to everybody: a cache would hand one origin's answer to another otherwise.
+        """
+        if (ALLOW_ORIGIN, b"*") in headers:
+            return headers
+        if _is_below(path, PUBLIC_DOCUMENTS):
+            return [*headers, (ALLOW_ORIGIN, b"*"), EXPOSED]
+        headers = _varied(headers)
+        if origin is None or origin not in self.known:
+            return headers
+        with_cookie = [(b"access-control-allow-credentials", b"true")] if _is_below(path, WITH_COOKIE) else []
+        return [*headers, (ALLOW_ORIGIN, origin), EXPOSED, *with_cookie]
+
+
+def origin_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The `Origin` of a request, None without one. Several fields are one list (RFC 9110 5.3), nobody's origin."""
+    given = [value for name, value in headers if name == b"origin"]
+    return b", ".join(given) if given else None
+
+
+def is_preflight(method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser asks before it sends (Fetch, CORS-preflight request)."""
+    names = {name for name, _ in headers}
+    return method == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")
+
+
+def _varied(headers: Headers) -> Headers:
+    """The headers with `Origin` in their one `Vary`."""
+    parts = [part.strip() for name, value in headers if name.lower() == b"vary" for part in value.split(b",")]
+    if any(part.lower() in {b"*", b"origin"} for part in parts):
+        return headers
+    others = [header for header in headers if header[0].lower() != b"vary"]
+    return [*others, (b"vary", b", ".join([*filter(None, parts), b"Origin"]))]

@@ -1,0 +1,1 @@
+"""Pages that we serve ourselves, for those who have no front end of their own yet."""
