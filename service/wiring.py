@@ -17,6 +17,7 @@ from service.accounts.entrance import Entrance
 from service.accounts.export import Exports
 from service.accounts.guesses import Guesses
 from service.accounts.mail_budget import MailBudget
+from service.accounts.new_passwords import NewPasswords
 from service.accounts.notices import Notices
 from service.accounts.own_password import OwnPassword
 from service.accounts.password_rules import PasswordRules
@@ -161,6 +162,7 @@ def build(
     breaches = BreachedPasswords(settings.breached_passwords_url, settings.breached_passwords_timeout.total_seconds())
     blocklist = Blocklist.load(settings.password_context_words)
     rules = PasswordRules(settings.password_min_length, blocklist, breaches)
+    new_passwords = NewPasswords(passwords, rules)
     limits = Limits(store, roots)
     audit = Audit(database, clock)
     outbox = Outbox(database, roots, clock, settings.name)
@@ -199,8 +201,7 @@ def build(
     )
     recovery = Recovery(
         database=database,
-        passwords=passwords,
-        rules=rules,
+        new_passwords=new_passwords,
         one_time=one_time,
         sessions=sessions,
         journal=journal,
@@ -215,8 +216,7 @@ def build(
     credentials = Credentials(
         database=database,
         own_password=own_password,
-        passwords=passwords,
-        rules=rules,
+        new_passwords=new_passwords,
         one_time=one_time,
         sessions=sessions,
         journal=journal,
@@ -257,7 +257,7 @@ def build(
         sessions=sessions,
         bearer=BearerAuthentication(sessions),
         registrations=registration,
-        administration=Administration(database, passwords, rules, sessions, journal, audit, clock),
+        administration=Administration(database, new_passwords, sessions, journal, audit, clock),
         recovery=recovery,
         profile=profile,
         credentials=credentials,

@@ -9,12 +9,11 @@ from sqlalchemy import update
 
 from service.accounts.models import Account
 from service.accounts.names import canonical_email, login_name, nickname_key
-from service.accounts.password_rules import PasswordRules
+from service.accounts.new_passwords import NewPasswords
 from service.accounts.registration import add_account
 from service.accounts.repository import AccountRepository
 from service.audit import Audit
 from service.clock import Clock
-from service.crypto.passwords import Passwords
 from service.errors import FieldError, InvalidInput
 from service.languages import DEFAULT
 from service.store.postgres import Database, new_id
@@ -29,8 +28,7 @@ class Administration:
     """Makes and disables accounts from outside."""
 
     database: Database
-    passwords: Passwords
-    rules: PasswordRules
+    new_passwords: NewPasswords
     sessions: Sessions
     journal: Journal
     audit: Audit
@@ -45,15 +43,13 @@ class Administration:
         if not all(ROLE.fullmatch(role) for role in roles):
             detail = "A role starts with a letter and holds a-z 0-9 : _ -"
             raise InvalidInput(fields=[FieldError("role", "role_invalid", detail)])
-        self.rules.ensure_acceptable(password, email=address, nickname=nickname)
-        await self.rules.ensure_not_leaked(password)
         now = self.clock()
         account = Account(
             id=new_id(),
             email=address,
             nickname=nickname,
             nickname_key=key,
-            password_hash=await self.passwords.hash(password),
+            password_hash=await self.new_passwords.hashed(password, email=address, nickname=nickname),
             password_changed_at=now,
             locale=DEFAULT,
             avatar_url=None,

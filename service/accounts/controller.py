@@ -21,7 +21,7 @@ from service.problems import NO_STORE, refusals
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC
-from service.tokens.sessions import Grant
+from service.tokens.session_facts import Grant
 from service.tokens.transport import (
     ClientId,
     TokenAnswer,

@@ -7,14 +7,13 @@ from service.accounts.guesses import Guesses
 from service.accounts.mail_budget import MailBudget
 from service.accounts.models import Account
 from service.accounts.names import Name, canonical_email
+from service.accounts.new_passwords import NewPasswords
 from service.accounts.notices import Notices, moment
 from service.accounts.own_password import OwnPassword
-from service.accounts.password_rules import PasswordRules
 from service.accounts.registration import minutes
 from service.accounts.repository import AccountRepository, conflicts_named
 from service.audit import Audit
 from service.clock import Clock
-from service.crypto.passwords import Passwords
 from service.device import Device
 from service.errors import (
     EmailTaken,
@@ -31,7 +30,8 @@ from service.store.postgres import Database, Transaction
 from service.tokens.journal import Journal
 from service.tokens.one_time import OneTimeToken, OneTimeTokens
 from service.tokens.principal import Principal
-from service.tokens.sessions import Ended, Sessions
+from service.tokens.session_facts import Ended
+from service.tokens.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,7 @@ class Credentials:
 
     database: Database
     own_password: OwnPassword
-    passwords: Passwords
-    rules: PasswordRules
+    new_passwords: NewPasswords
     one_time: OneTimeTokens
     sessions: Sessions
     journal: Journal
@@ -56,9 +55,9 @@ class Credentials:
     async def change_password(self, principal: Principal, current: str, new: str, device: Device) -> None:
         """Sets a new password and ends every other session. Raises `InvalidCredentials`, `InvalidInput`."""
         seen = await self.own_password.prove(principal, current, "current_password")
-        self.rules.ensure_acceptable(new, email=seen.email, nickname=seen.nickname, field="new_password")
-        await self.rules.ensure_not_leaked(new, "new_password")
-        password_hash = await self.passwords.hash(new)
+        password_hash = await self.new_passwords.hashed(
+            new, email=seen.email, nickname=seen.nickname, field="new_password"
+        )
         async with self.database.begin() as transaction:
             account = await self._held(transaction, seen)
             account.password_hash, account.password_changed_at = password_hash, self.clock()

@@ -13,7 +13,8 @@ from service.device import Device
 from service.errors import InvalidCredentials, ServiceError, Unavailable
 from service.store.postgres import Database
 from service.tokens.journal import Journal, SessionRow
-from service.tokens.sessions import Grant, Opened, Sessions
+from service.tokens.session_facts import Grant, Opened
+from service.tokens.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,12 @@ from service.accounts.guesses import Guesses
 from service.accounts.mail_budget import MailBudget
 from service.accounts.models import Account
 from service.accounts.names import Name, canonical_email
+from service.accounts.new_passwords import NewPasswords
 from service.accounts.notices import Notices, moment
-from service.accounts.password_rules import PasswordRules
 from service.accounts.registration import minutes
 from service.accounts.repository import AccountRepository, conflicts_named
 from service.audit import Audit
 from service.clock import Clock
-from service.crypto.passwords import Passwords
 from service.device import Device
 from service.errors import EmailTaken, InvalidOrExpiredCode, Unavailable
 from service.limits import Limits
@@ -29,8 +28,7 @@ class Recovery:
     """Gives people their account back, by mail."""
 
     database: Database
-    passwords: Passwords
-    rules: PasswordRules
+    new_passwords: NewPasswords
     one_time: OneTimeTokens
     sessions: Sessions
     journal: Journal
@@ -80,9 +78,8 @@ class Recovery:
             self.audit.record("account.reset", "refused")
             raise InvalidOrExpiredCode("no such link, or its account changed since")
         address = found.email or account.email
-        self.rules.ensure_acceptable(password, email=address, nickname=account.nickname)
-        await self.rules.ensure_not_leaked(password)
-        changed = await self._replace(found, account, await self.passwords.hash(password), device)
+        password_hash = await self.new_passwords.hashed(password, email=address, nickname=account.nickname)
+        changed = await self._replace(found, account, password_hash, device)
         self.audit.record("account.reset", "undone" if found.purpose == "undo" else "ok", account=account.id)
         with suppress(Unavailable):  # done is done: the device is told of at its next sign-in then
             await self.guesses.remember(changed, device)

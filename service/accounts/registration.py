@@ -34,7 +34,7 @@ from service.mail.outbox import Outbox
 from service.settings import Settings
 from service.store.postgres import Database, new_id
 from service.tokens.clients import Clients
-from service.tokens.sessions import Grant
+from service.tokens.session_facts import Grant
 
 T = TypeVar("T")
 

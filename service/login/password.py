@@ -33,7 +33,8 @@ from service.tokens.access import generation_of
 from service.tokens.clients import Clients
 from service.tokens.journal import Journal
 from service.tokens.principal import Principal
-from service.tokens.sessions import Grant, Sessions
+from service.tokens.session_facts import Grant
+from service.tokens.sessions import Sessions
 
 log = structlog.get_logger("vestibule.login")
 

@@ -13,7 +13,8 @@ from service.store.postgres import Database
 from service.tokens.journal import Journal
 from service.tokens.one_time import OneTimeTokens
 from service.tokens.principal import Principal
-from service.tokens.sessions import Ended, Sessions
+from service.tokens.session_facts import Ended
+from service.tokens.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)

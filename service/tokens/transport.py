@@ -13,7 +13,7 @@ from service.device import Device
 from service.errors import CrossSiteRefused
 from service.problems import NO_STORE
 from service.settings import Settings
-from service.tokens.sessions import Grant
+from service.tokens.session_facts import Grant
 
 COOKIE = "__Host-vestibule-refresh"
 DEVICE_COOKIE = "__Host-vestibule-device"

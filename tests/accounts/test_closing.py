@@ -171,7 +171,7 @@ async def test_nothing_survives_a_closing_however_it_races(
     """Sign-in, refresh, reauthentication, another nickname and an upload against a closing, in two workers."""
     outcomes: Counter[tuple[int, int]] = Counter()
     other_app = create_app(second_worker)
-    for turn in range(20):
+    for turn in range(10):
         async with browser(app) as http, browser(other_app, new_address()) as elsewhere:
             person = await sign_up(http, services, outbox)
             account, nickname = await id_of(services, person), somebody().nickname

@@ -200,8 +200,9 @@ async def test_a_leaked_password_is_refused_and_the_old_one_stays(services: Serv
         return httpx.Response(200, text=f"{digest[5:]}:9")
 
     breaches = BreachedPasswords("https://range.test/range/", 1.0, httpx.MockTransport(answer_range))
-    credentials = services.credentials
-    strict = replace(services, credentials=replace(credentials, rules=replace(credentials.rules, breaches=breaches)))
+    made = services.credentials.new_passwords
+    new_passwords = replace(made, rules=replace(made.rules, breaches=breaches))
+    strict = replace(services, credentials=replace(services.credentials, new_passwords=new_passwords))
     person = await with_account(services)
     async with browser(create_app(strict)) as http:
         headers = bearer(await sign_in(http, person))

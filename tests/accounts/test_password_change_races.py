@@ -57,7 +57,7 @@ async def test_no_session_of_the_old_password_outlives_a_change_however_they_rac
         browser(create_app(third)) as http,
         browser(create_app(second_worker), new_address()) as elsewhere,
     ):
-        for turn in range(40):
+        for turn in range(16):
             person = await with_account(services)
             headers = bearer(await sign_in(http, person))
 

@@ -16,7 +16,7 @@ from service.audit import AuditEvent
 from service.crypto.opaque import from_base64url
 from service.device import Device
 from service.tokens.journal import SessionRow
-from service.tokens.sessions import Grant
+from service.tokens.session_facts import Grant
 from service.wiring import Services
 from tests.conftest import (
     ISSUER,

@@ -12,7 +12,7 @@ from service.store.postgres import Transaction
 from service.tokens.journal import EndReason, Journal
 from service.tokens.overview import Overview
 from service.tokens.principal import Principal
-from service.tokens.sessions import Grant
+from service.tokens.session_facts import Grant
 from service.wiring import Services
 from tests.conftest import Person, TestClock
 from tests.tokens.acting import account_behind, admitted, row_of, session_of

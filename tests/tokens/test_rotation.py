@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.journal import EndReason, Journal, SessionRow
 from service.tokens.refresh import BODY, MAC_BYTES, PREFIX, RefreshTokens
-from service.tokens.sessions import Grant
+from service.tokens.session_facts import Grant
 from service.tokens.transport import COOKIE
 from service.wiring import Services
 from tests.conftest import (

@@ -1,0 +1,77 @@
+"""What is known and said of a session: how it ended, what was granted, what lives."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+
+from service.tokens.journal import EndReason
+
+
+class Ended(IntEnum):
+    """Why a session ended, as its record in Redis says it."""
+
+    LOGOUT = 1
+    REUSED = 2
+    EVICTED = 3
+    DISABLED = 4
+    ENDED = 5
+    PASSWORD_CHANGED = 6
+    EMAIL_CHANGED = 7
+
+    @property
+    def reason(self) -> EndReason:
+        """The same in the journal's words."""
+        return REASONS[self]
+
+
+REASONS: dict[Ended, EndReason] = {
+    Ended.LOGOUT: "logout",
+    Ended.REUSED: "reused",
+    Ended.EVICTED: "evicted",
+    Ended.DISABLED: "disabled",
+    Ended.ENDED: "ended",
+    Ended.PASSWORD_CHANGED: "password_changed",
+    Ended.EMAIL_CHANGED: "email_changed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a person is handed: both tokens, and what they are good for."""
+
+    access_token: str
+    expires_in: int
+    scope: str
+    refresh_token: str
+    refresh_expires_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session just opened, for the journal; `evicted` are the sessions that had to go for it."""
+
+    grant: Grant
+    session: bytes
+    salt: bytes
+    opened_at: datetime
+    expires_at: datetime
+    evicted: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A session that began anew, and its new end."""
+
+    grant: Grant
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """One session of an account, as Redis knows it."""
+
+    session: bytes
+    opened_at: datetime
+    used_at: datetime
+    expires_at: datetime
+    client: str
