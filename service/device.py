@@ -15,13 +15,14 @@ class Device:
 
     `address` comes from the peer or, when the peer is a trusted proxy, from what that proxy says (ASVS 15.3.4), and
     so does `place`, a coarse one, empty when nobody says. `mark` is the random value of the device cookie, if there
-    is one. `language` is the one of ours that the person reads best.
+    is one, and `new_mark` one that may take its place. `language` is the one of ours that the person reads best.
     """
 
     address: str
     user_agent: str
     place: str = ""
     mark: str = ""
+    new_mark: str = ""
     language: str = "en"
 
     @classmethod

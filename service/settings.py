@@ -127,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limit_code_address: Rate = Rate(100, 86400)
     limit_mail_address_network: Rate = Rate(5, 3600)
     limit_mail_address: Rate = Rate(20, 3600)
+    limit_export_account: Rate = Rate(5, 3600)
     limit_client_secret: Rate = Rate(20, 600)
     limit_client_network: Rate = Rate(200, 600)
 

@@ -166,7 +166,7 @@ def build(
     limits = Limits(store, roots)
     audit = Audit(database, clock)
     outbox = Outbox(database, roots, clock, settings.name)
-    mailer = Mailer(outbox, transport, Templates(), settings.mail_life, settings.mail_timeout)
+    mailer = Mailer(outbox, transport, Templates(), settings.mail_life, settings.mail_timeout, settings.leeway)
     guesses = Guesses(limits, settings)
     mail_budget = MailBudget(limits, settings)
     notices = Notices(outbox, clock)
@@ -261,9 +261,9 @@ def build(
         recovery=recovery,
         profile=profile,
         credentials=credentials,
-        overview=Overview(database, sessions, journal, one_time, audit, settings, clock),
+        overview=Overview(database, sessions, journal, one_time, limits, audit, settings, clock),
         avatars=avatars,
-        exports=Exports(database, profile, journal, one_time, outbox, audit, clock),
+        exports=Exports(database, profile, sessions, journal, one_time, outbox, audit, limits, settings, clock),
         closing=Closing(database, sessions, one_time, notices, avatars, pending, audit, settings, clock),
         login=login,
         client_authentication=ClientAuthentication(clients, limits, audit, settings),

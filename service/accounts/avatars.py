@@ -120,6 +120,12 @@ class Avatars:
         if self.store is not None and url is not None:
             await self._tidy(self.store, account, {_own(url, account)})
 
+    async def ensure_reachable(self, account: UUID) -> None:
+        """Raises `Unavailable` when pictures could not be removed at this moment."""
+        if self.store is not None:
+            async with _storage():
+                await self.store.list(str(account)).collect_async()
+
     async def forget(self, account: UUID) -> None:
         """Removes every picture of an account. Call it once the row is gone: an upload under way then ends itself."""
         if self.store is not None:

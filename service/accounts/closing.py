@@ -1,7 +1,9 @@
 """Closing an account: everything about the person goes, and with it every session."""
 
-from contextlib import suppress
 from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
 
 from service.accounts.avatars import Avatars
 from service.accounts.models import Account
@@ -16,6 +18,8 @@ from service.store.postgres import Database, Transaction
 from service.tokens.one_time import PREFIXES, OneTimeTokens
 from service.tokens.principal import Principal
 from service.tokens.sessions import Sessions
+
+log = structlog.get_logger("vestibule.closing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Closing:
     async def close(self, principal: Principal) -> None:
         """Erases the account of somebody who signed in just now. Raises `StaleAuthentication`, `Unavailable`."""
         principal.ensure_fresh(self.settings, self.clock)
-        await self.avatars.forget(principal.account)
+        await self.avatars.ensure_reachable(principal.account)
         await self.audit.flush()
         async with self.database.begin() as transaction:
             accounts = AccountRepository(session=transaction)
@@ -45,13 +49,19 @@ class Closing:
             await self._erase(transaction, account)
             await self.sessions.close_all(account.id)
         self.audit.record("account.close", account=principal.account, is_anonymous=True)
-        with suppress(Unavailable):  # for a picture that came meanwhile: it has no account any more
-            await self.avatars.forget(principal.account)
+        await self._forget_the_rest(principal.account, account.email)
+
+    async def _forget_the_rest(self, account: UUID, email: str) -> None:
+        """What no transaction covers. The account is gone: a failure is the operator's to mend, or mends itself."""
+        try:
+            await self.avatars.forget(account)
+            await self.pending.forget_all(email)
+        except Unavailable as error:
+            log.error("a closed account left something behind", account=str(account), reason=error.reason)
 
     async def _erase(self, transaction: Transaction, account: Account) -> None:
         """Sessions go with the row; what waits to be mailed is thrown away, but for the word that it is done."""
         await self.notices.outbox.drop(transaction, account.id, account.email)
-        await self.pending.forget_all(account.email)
         self.notices.post(transaction, "account_closed", account, at=moment(self.clock()))
         await self.one_time.void(transaction, account.id, *PREFIXES)
         await self.audit.forget_origins(transaction, account.id)

@@ -22,11 +22,13 @@ from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC
 from service.tokens.session_facts import Grant
+from service.tokens.sessions import Sessions
 from service.tokens.transport import (
     ClientId,
     TokenAnswer,
     Transport,
     ensure_same_site,
+    leave_old_session,
     marked,
     token_answer,
 )
@@ -119,9 +121,11 @@ class SignUpController(Controller):
     async def verify(
         self,
         request: Request[Any, Any, Any],
+        *,
         data: JSONBody[Proof],
         registrations: NamedDependency[Registration],
         device: NamedDependency[Device],
+        sessions: NamedDependency[Sessions],
         settings: NamedDependency[Settings],
     ) -> Response[TokenAnswer]:
         """Proves the address: the account exists from now on, and is signed in."""
@@ -129,7 +133,9 @@ class SignUpController(Controller):
             ensure_same_site(request, settings)
             device = marked(device)
         grant = await _verified(registrations, data, device)
-        return token_answer(grant, data.transport, device)
+        if data.transport == "cookie":
+            await leave_old_session(request, sessions)
+        return token_answer(grant, data.transport)
 
     @post("/verify/resend", status_code=202, operation_id="resendCode", responses=refusals())
     async def resend(

@@ -67,7 +67,7 @@ class Credentials:
             await self._end_others(transaction, principal, Ended.PASSWORD_CHANGED)
         self.audit.record("account.change_password", account=account.id)
         with suppress(Unavailable):
-            await self.guesses.remember(account, device)
+            await self.guesses.remember(account, device, before=seen)
 
     async def request_email(self, principal: Principal, email: str, password: str, device: Device) -> None:
         """Mails a link to a new address, and word of it to the old one. Silent about whose the new one is.
@@ -79,7 +79,7 @@ class Credentials:
         if address == account.email:
             raise InvalidInput(fields=[FieldError("email", "email_unchanged", "This is your address already.")])
         await self.limits.take("change", self.settings.limit_change_account, str(account.id))
-        if not await self.mail_budget.allows(address, device):
+        if not await self.mail_budget.allows("address", address, device):
             self.audit.record("account.mail", "limited", account=account.id)
             return
         async with self.database.begin() as transaction:
@@ -102,7 +102,7 @@ class Credentials:
                     until=moment(self.clock() + life),
                 )
             self.notices.report(transaction, "email_change_requested", account, device, new_email=address)
-        self.audit.record("account.request_email", "taken" if taken else "ok", account=account.id)
+        self.audit.record("account.request_email", account=account.id)
 
     async def confirm_email(self, principal: Principal, token: str, device: Device) -> None:
         """Puts the new address in the place of the old one, which gets a link to undo it.

@@ -1,7 +1,6 @@
 """The one door: whoever was proved to be a person comes in here, however they proved it."""
 
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from service.accounts.guesses import Guesses
@@ -57,9 +56,10 @@ class Entrance:
             await self.sessions.discard(account.id, opened.session)
             raise
         self._record(account.id, client, amr, opened)
-        with suppress(Unavailable):  # signed in is signed in: an unknown device is told of once more
-            await self.guesses.remember(account, device)
-        return opened.grant
+        try:
+            return replace(opened.grant, device_mark=await self.guesses.remember(account, device))
+        except Unavailable:  # signed in is signed in: an unknown device is told of once more
+            return opened.grant
 
     async def _write_down(
         self,

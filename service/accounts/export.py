@@ -9,14 +9,17 @@ import msgspec
 
 from service.accounts.models import Account
 from service.accounts.profile import Profile
-from service.audit import Audit
+from service.audit import Audit, AuditEvent
 from service.clock import Clock
+from service.limits import Limits
 from service.mail.outbox import Outbox
+from service.settings import Settings
 from service.store.postgres import Database, Table
-from service.tokens.journal import Journal
+from service.tokens.journal import Journal, SessionRow
 from service.tokens.one_time import OneTimeTokens
+from service.tokens.sessions import Sessions
 
-MOST_EVENTS = 10_000
+MOST_EVENTS = 5_000
 Picked = TypeVar("Picked", bound=msgspec.Struct)
 
 
@@ -39,6 +42,7 @@ class ExportedSession(msgspec.Struct, frozen=True):
     user_agent: str
     place: str
     opened_at: datetime
+    last_seen_at: datetime | None
     expires_at: datetime
     ended_at: datetime | None
     ended_reason: str | None
@@ -72,7 +76,7 @@ class ExportedMail(msgspec.Struct, frozen=True):
 
 
 class Export(msgspec.Struct, frozen=True):
-    """Times are UTC. `events` are the newest ten thousand of the audit trail."""
+    """Times are UTC. `events` are the newest five thousand of the audit trail."""
 
     exported_at: datetime
     account: ExportedAccount
@@ -88,28 +92,33 @@ class Exports:
 
     database: Database
     profile: Profile
+    sessions: Sessions
     journal: Journal
     one_time: OneTimeTokens
     outbox: Outbox
     audit: Audit
+    limits: Limits
+    settings: Settings
     clock: Clock
 
     async def of(self, account_id: UUID) -> Export:
         """The whole of it. Raises `InvalidToken` when the account is gone."""
+        await self.limits.take("export", self.settings.limit_export_account, str(account_id))
         account = await self.profile.read(account_id)
         self.audit.record("account.export", account=account_id)
         await self.audit.flush()
         sessions = await self.journal.written(account_id)
+        seen = {UUID(bytes=live.session): live.used_at for live in await self.sessions.live(account_id)}
         async with self.database.begin() as transaction:
             events = await self.audit.of(transaction, account_id, MOST_EVENTS)
             links = await self.one_time.of(transaction, account_id)
-            mails = await self.outbox.of(transaction, account_id, account.email)
+            mails = await self.outbox.of(transaction, account.email)
         return Export(
             exported_at=self.clock(),
             account=_account(account),
-            sessions=[_picked(ExportedSession, row) for row in sessions],
-            events=[_picked(ExportedEvent, row) for row in events],
-            links=[_picked(ExportedLink, row) for row in links],
+            sessions=[_session(row, seen.get(row.id)) for row in sessions],
+            events=[_event(row) for row in events],
+            links=[_picked(ExportedLink, row) for row in links if row.expires_at > self.clock()],
             mails=[_picked(ExportedMail, row) for row in mails],
         )
 
@@ -117,6 +126,20 @@ class Exports:
 def _account(account: Account) -> ExportedAccount:
     given = {name: getattr(account, name) for name in ExportedAccount.__struct_fields__ if name != "has_password"}
     return ExportedAccount(has_password=account.password_hash is not None, **given)
+
+
+def _session(row: SessionRow, last_seen_at: datetime | None) -> ExportedSession:
+    names = set(ExportedSession.__struct_fields__) - {"last_seen_at"}
+    return ExportedSession(last_seen_at=last_seen_at, **{name: getattr(row, name) for name in names})
+
+
+def _event(event: AuditEvent) -> ExportedEvent:
+    """An event without what it says about somebody else, an administrator, who brought it about."""
+    shown = _picked(ExportedEvent, event)
+    if shown.detail.get("by") in {None, str(event.account_id)}:
+        return shown
+    detail = {name: value for name, value in shown.detail.items() if name != "by"}
+    return msgspec.structs.replace(shown, address=None, user_agent=None, detail=detail)
 
 
 def _picked(kind: type[Picked], row: Table) -> Picked:

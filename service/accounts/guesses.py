@@ -66,7 +66,12 @@ class Guesses:
             if device.mark:
                 await self.count_network(device)
             origin = await self._count_name(name, account, device)
-        return await self._failing(_credentials(name, account), origin)
+        who = _credentials(name, account)
+        attempt = await self._failing(who, origin)
+        if attempt.is_refused and origin == device.network:
+            # A neighbour may have done that: from now on the network is one like any other.
+            return await self._failing(who, FROM_ANYWHERE)
+        return attempt
 
     async def attempt_within(self, account: Account, session: str) -> Attempt:
         """The same for somebody who is signed in: their session is what makes the device known."""
@@ -93,10 +98,17 @@ class Guesses:
         await self.limits.forgive("guess-session", _credentials("", account), session)
         await self.limits.forgive("password-failures", _credentials("", account), session)
 
-    async def remember(self, account: Account, device: Device) -> None:
-        """Makes the device known from now on. A reset or change of the password forgets every device."""
-        for origin in filter(None, (device.network, device.mark)):
-            await self.limits.vouch("device", self.settings.known_device_life, _credentials("", account), origin)
+    async def remember(self, account: Account, device: Device, before: Account | None = None) -> str:
+        """Makes the device known from now on, and answers its mark: the one it has, unless that may be a stranger's.
+
+        A reset or change of the password forgets every device but the one that made it; `before` is the account as it
+        was until then.
+        """
+        who, life = _credentials("", account), self.settings.known_device_life
+        mark = device.mark if await self._has_known_mark("", before or account, device) else device.new_mark
+        for origin in filter(None, (device.network, mark)):
+            await self.limits.vouch("device", life, who, origin)
+        return mark
 
     async def _has_known_mark(self, name: str, account: Account | None, device: Device) -> bool:
         return bool(device.mark) and await self.limits.is_vouched("device", _credentials(name, account), device.mark)

@@ -142,10 +142,8 @@ class PendingSignUps:
 
     async def forget_all(self, email: str) -> None:
         """Ends every sign-up for an address, whoever began it: it was proved, or its person is being forgotten."""
-        for pending_id in await self.store.members(self._all_key(email)):
-            await self.store.delete(_key(pending_id.decode()))
-        await self.store.delete(self._all_key(email))
-        await self.store.delete(self._address_key(email))
+        held = [_key(pending_id.decode()) for pending_id in await self.store.members(self._all_key(email))]
+        await self.store.delete(*held, self._all_key(email), self._address_key(email))
 
     def handle(self, pending: PendingSignUp) -> str:
         """The `vrg_…` that its holder presents together with the code."""

@@ -24,7 +24,7 @@ MOST_MEMORY = 160_000_000
 """Bytes that a decoder may hold: 40 megapixels of PNG or of a plain JPEG, 26 of a progressive one, 10 of WebP."""
 HELD = {"PNG": 4, "WEBP": 16}
 """Bytes per pixel; WebP's decoder holds a picture four times. JPEG is decoded small, unless it comes in scans."""
-MOST_SCANS = 100
+MOST_SCANS = 30
 """Scans of a progressive JPEG, each of which is a pass over all its pixels for some fifty bytes; cameras write ten."""
 COARSE = 2048
 """Beyond this side points are picked before pixels are averaged: a copy of 40 megapixels would cost 160 MB more."""

@@ -44,7 +44,7 @@ class Recovery:
         """Mails a link, if there is an account; the same work and the same silence for every address."""
         address = canonical_email(email)
         await self.limits.take("mail-network", self.settings.limit_mail_network, device.network)
-        if not await self.mail_budget.allows(address, device):
+        if not await self.mail_budget.allows("reset", address, device):
             self.audit.record("account.mail", "limited")
             return
         async with self.database.begin() as transaction:
@@ -82,7 +82,7 @@ class Recovery:
         changed = await self._replace(found, account, password_hash, device)
         self.audit.record("account.reset", "undone" if found.purpose == "undo" else "ok", account=account.id)
         with suppress(Unavailable):  # done is done: the device is told of at its next sign-in then
-            await self.guesses.remember(changed, device)
+            await self.guesses.remember(changed, device, before=account)
 
     async def _account(self, transaction: Transaction, found: OneTimeToken | None) -> Account | None:
         """The account that a link may change: a reset is good for the password it was asked for, an undo for any."""

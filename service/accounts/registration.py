@@ -143,7 +143,7 @@ class Registration:
 
     async def mail_proofs(self, held: PendingSignUp, device: Device) -> None:
         """Mails a fresh code and link, or to a known address the notice. Beyond its limit nothing is sent."""
-        if not await self.mail_budget.allows(held.email, device):
+        if not await self.mail_budget.allows("sign-up", held.email, device):
             self.audit.record("account.mail", "limited")
             return
         proofs = await self.pending.new_proofs(held)

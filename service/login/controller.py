@@ -1,6 +1,5 @@
 """Sign-in, refresh and sign-out over HTTP."""
 
-from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +17,6 @@ from service.errors import (
     InvalidToken,
     SessionExpired,
     Unauthenticated,
-    Unavailable,
     UnknownClient,
 )
 from service.login.password import Login
@@ -26,6 +24,7 @@ from service.problems import NO_STORE, as_problem, refusals
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC, Principal
+from service.tokens.sessions import Sessions
 from service.tokens.transport import (
     COOKIE,
     ClientId,
@@ -34,6 +33,7 @@ from service.tokens.transport import (
     cleared_cookie,
     cookie_token,
     ensure_same_site,
+    leave_old_session,
     marked,
     token_answer,
 )
@@ -95,9 +95,11 @@ class LoginController(Controller):
     async def create(
         self,
         request: Request[Any, Any, Any],
+        *,
         data: JSONBody[Credentials],
         login: NamedDependency[Login],
         device: NamedDependency[Device],
+        sessions: NamedDependency[Sessions],
         settings: NamedDependency[Settings],
     ) -> Response[TokenAnswer]:
         """Signs in. Unknown name, wrong password and disabled account with a wrong password look the same."""
@@ -108,13 +110,14 @@ class LoginController(Controller):
             device = marked(device)
         grant = await login.with_password(data.email, data.nickname, data.password, data.client_id, device)
         if data.transport == "cookie":
-            await _leave_old_session(request, login)
-        return token_answer(grant, data.transport, device)
+            await leave_old_session(request, sessions)
+        return token_answer(grant, data.transport)
 
     @post(
         "/refresh",
         status_code=200,
         operation_id="refresh",
+        security=[{"refresh_cookie": []}],
         responses=refusals(SessionExpired, UnknownClient),
     )
     async def refresh(
@@ -138,7 +141,7 @@ class LoginController(Controller):
             return response
         return token_answer(grant, transport)
 
-    @post("/logout", status_code=204, operation_id="logout", responses=refusals())
+    @post("/logout", status_code=204, operation_id="logout", security=[{"refresh_cookie": []}], responses=refusals())
     async def logout(
         self,
         request: Request[Any, Any, Any],
@@ -185,14 +188,6 @@ class ReauthenticationController(Controller):
         if transport == "cookie":
             ensure_same_site(request, settings)
         return token_answer(await login.reauthenticate(principal, data.password), transport)
-
-
-async def _leave_old_session(request: Request[Any, Any, Any], login: Login) -> None:
-    """The session whose cookie is being replaced ends: nobody could reach it any more (ASVS 7.2.4)."""
-    old = request.cookies.get(COOKIE)
-    if old is not None:
-        with suppress(Unavailable):
-            await login.logout(old)
 
 
 def _presented(

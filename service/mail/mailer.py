@@ -34,7 +34,8 @@ class Mailer:
     """Delivers mails, a few at a time. Any number of workers may do so beside each other.
 
     A mail is forgotten when the server took it: a worker that dies in between sends it once more, under the same
-    Message-ID. `life` is how long a mail is tried, `timeout` how long one delivery may take.
+    Message-ID. `life` is how long a mail is tried, `timeout` how long one step of a delivery may take, `leeway` by how
+    much the clocks of workers may differ.
     """
 
     outbox: Outbox
@@ -42,8 +43,10 @@ class Mailer:
     templates: Templates
     life: timedelta
     timeout: timedelta
+    leeway: timedelta = timedelta(0)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    _in_hand: set[int] = field(default_factory=set)
     _task: asyncio.Task[None] | None = None
     _stopping: bool = False
 
@@ -89,7 +92,10 @@ class Mailer:
 
     async def _take_up(self) -> None:
         free = LINES - len(self._under_way)
-        for row in await self.outbox.claim(free, self.timeout * LEASE) if free else ():
+        for row in await self.outbox.claim(free, self.timeout * LEASE + self.leeway) if free else ():
+            if row.id in self._in_hand:  # a clock that jumped ended our own lease
+                continue
+            self._in_hand.add(row.id)
             task = asyncio.create_task(self._deliver(row), name="mail delivery")
             self._under_way.add(task)
             task.add_done_callback(self._done)
@@ -103,6 +109,8 @@ class Mailer:
             await self._settle(row)
         except Unavailable as error:
             log.warning("the outbox does not know yet what became of a mail", mail=row.id, reason=error.reason)
+        finally:
+            self._in_hand.discard(row.id)
 
     async def _settle(self, row: OutboxRow) -> None:
         """Hands a mail over, and leaves in the outbox what became of it."""

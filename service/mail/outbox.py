@@ -169,16 +169,14 @@ class Outbox:
         async with self.database.begin() as transaction:
             return await transaction.scalar(counted) or 0
 
-    async def of(self, transaction: Transaction, account: UUID, address: str) -> Sequence[OutboxRow]:
-        """What waits for one person, and what is about their account for others."""
-        return (await transaction.scalars(select(OutboxRow).where(self._is_of(account, address)))).all()
+    async def of(self, transaction: Transaction, address: str) -> Sequence[OutboxRow]:
+        """What waits for one person. What their account sends to others is not theirs: it tells who those are."""
+        return (await transaction.scalars(select(OutboxRow).where(OutboxRow.lane == self._lane(address)))).all()
 
     async def drop(self, transaction: Transaction, account: UUID, address: str) -> None:
         """Throws away what waits for a person who is gone, and what is about their account for others."""
-        await transaction.execute(delete(OutboxRow).where(self._is_of(account, address)))
-
-    def _is_of(self, account: UUID, address: str) -> ColumnElement[bool]:
-        return or_(OutboxRow.account_id == account, OutboxRow.lane == self._lane(address))
+        is_theirs = or_(OutboxRow.account_id == account, OutboxRow.lane == self._lane(address))
+        await transaction.execute(delete(OutboxRow).where(_locked_in_order(is_theirs)))
 
     def _add(self, transaction: Transaction, template: str, to: str, account: UUID | None, letter: Letter) -> None:
         now, lane = self.clock(), self._lane(to)
@@ -210,12 +208,12 @@ class Outbox:
 
     async def _hold_lane(self, transaction: Transaction, row: OutboxRow, until: datetime) -> None:
         """What is behind a mail that waits need not be looked at before."""
-        await transaction.execute(update(OutboxRow).where(_behind(row)).values(next_try_at=until))
+        await transaction.execute(update(OutboxRow).where(_locked_in_order(_behind(row))).values(next_try_at=until))
 
     async def _free_lane(self, transaction: Transaction, row: OutboxRow) -> None:
         """What was held back by a mail may go now that it is gone."""
-        held = OutboxRow.next_try_at > self.clock()
-        await transaction.execute(update(OutboxRow).where(_behind(row), held).values(next_try_at=row.next_try_at))
+        held = _locked_in_order(and_(_behind(row), OutboxRow.next_try_at > self.clock()))
+        await transaction.execute(update(OutboxRow).where(held).values(next_try_at=row.next_try_at))
 
     def _lane(self, address: str) -> str:
         return self.roots.mac(LANE_PURPOSE, address.encode(), self.roots.oldest).hex()[:LANE_LENGTH]
@@ -226,6 +224,11 @@ def _may_leave(now: datetime) -> ColumnElement[bool]:
     earlier = aliased(OutboxRow)
     is_later = exists().where(earlier.lane == OutboxRow.lane, earlier.id < OutboxRow.id, earlier.dead_at.is_(None))
     return and_(OutboxRow.dead_at.is_(None), OutboxRow.next_try_at <= now, ~is_later)
+
+
+def _locked_in_order(rows: ColumnElement[bool]) -> ColumnElement[bool]:
+    """These rows, locked one after the other by their ids: whoever locks several does it so, or two would deadlock."""
+    return OutboxRow.id.in_(select(OutboxRow.id).where(rows).order_by(OutboxRow.id).with_for_update())
 
 
 def _behind(row: OutboxRow) -> ColumnElement[bool]:

@@ -28,7 +28,10 @@ NAMES = (
 """Every message there is."""
 
 LINK = re.compile(r"https?://[!-~]+")
-LIKE_A_HOST = re.compile(r"[^\W_]\.[^\W\d_]{2}")
+LIKE_A_LINK = re.compile(r"[^\W_]\.[^\W\d_]{2}|://")
+LEFT_OUT = {"nickname", "device", "place"}
+"""Values that a mail can do without."""
+SHOWN_ALL_THE_SAME = {"old_nickname", "new_nickname"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,11 @@ def _tame(key: str, value: object) -> object:
     if key == "link":
         return _checked(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    # Mail programs make links of what looks like a host name. Anybody may sign up with somebody else's address and
-    # the nickname `evil.example`: we would carry that link for them.
-    return "" if key == "nickname" and LIKE_A_HOST.search(line) else line
+    # Mail programs make links of what looks like a host name. Anybody may call themselves `evil.example`, or come with
+    # such a user agent: we would carry that link for them, in a mail about security of all things.
+    if key in LEFT_OUT and LIKE_A_LINK.search(line):
+        return ""
+    return line.replace(".", "[.]") if key in SHOWN_ALL_THE_SAME and LIKE_A_LINK.search(line) else line
 
 
 def _checked(link: str) -> str:

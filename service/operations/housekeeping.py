@@ -49,7 +49,15 @@ class Housekeeping:
             (OutboxRow, OutboxRow.id, OutboxRow.dead_at < now - self.settings.dead_letter_life),
         )
         await self._forget_origins(now)
-        return sum([await self._sweep(*rule) for rule in old])
+        swept, failure = 0, None
+        for rule in old:
+            try:
+                swept += await self._sweep(*rule)
+            except Unavailable as error:  # the other tables are cleaned all the same
+                failure = error
+        if failure is not None:
+            raise failure
+        return swept
 
     def start(self) -> None:
         """Begins to clean in the background."""

@@ -70,10 +70,13 @@ class RedisStore:
         with outage_is_unavailable():
             await self._client.set(PREFIX + key, value, ex=seconds)
 
-    async def delete(self, key: str) -> None:
-        """Removes a key of any kind."""
+    async def delete(self, *keys: str) -> None:
+        """Removes keys of any kind, in one round trip."""
         with outage_is_unavailable():
-            await self._client.delete(PREFIX + key)
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.delete(PREFIX + key)
+            await pipeline.execute()
 
     async def add(self, key: str, member: Value, seconds: int) -> None:
         """Puts a member into a set, which ends so many seconds after the last one came."""

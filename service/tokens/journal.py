@@ -25,7 +25,10 @@ class SessionRow(Table):
     """One sign-in on one device. `id` is the public session id; `salt` is half of what its refresh tokens need."""
 
     __tablename__ = "sessions"
-    __table_args__ = (Index(None, "account_id", "opened_at"),)
+    __table_args__ = (
+        Index(None, "account_id", "opened_at"),
+        Index("sessions_over_index", text("coalesce(ended_at, expires_at)")),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))

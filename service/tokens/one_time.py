@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -67,12 +67,13 @@ class OneTimeTokens:
     ) -> str:
         """A new token, which ends after `life`. `email` is the address that it is about."""
         token = opaque.encode(PREFIXES[purpose], account.bytes + secrets.token_bytes(SECRET_BYTES))
+        now = self.clock() if purpose != "undo" else await self._after_older_undos(transaction, account)
         values = {
             "digest": self._digest(token),
             "email": email,
             "password_changed_at": password_changed_at,
-            "created_at": self.clock(),
-            "expires_at": self.clock() + life,
+            "created_at": now,
+            "expires_at": now + life,
         }
         slot = values["digest"] if purpose == "undo" else ""
         statement = insert(OneTimeToken).values(account_id=account, purpose=purpose, slot=slot, **values)
@@ -125,6 +126,14 @@ class OneTimeTokens:
     async def of(self, transaction: Transaction, account: UUID) -> Sequence[OneTimeToken]:
         """What an account could still use."""
         return (await transaction.scalars(select(OneTimeToken).where(OneTimeToken.account_id == account))).all()
+
+    async def _after_older_undos(self, transaction: Transaction, account: UUID) -> datetime:
+        """Their order decides which of them one ends: it must not hang on the clocks of two workers."""
+        undos = select(func.max(OneTimeToken.created_at)).where(
+            OneTimeToken.account_id == account, OneTimeToken.purpose == "undo"
+        )
+        latest: datetime | None = await transaction.scalar(undos)
+        return self.clock() if latest is None else max(self.clock(), latest + timedelta(microseconds=1))
 
     def decoy(self, email: str) -> UUID:
         """Stands for the account that an address does not have."""

@@ -8,6 +8,7 @@ from service.audit import Audit
 from service.clock import Clock
 from service.device import device_name
 from service.errors import NotFound
+from service.limits import Limits
 from service.settings import Settings
 from service.store.postgres import Database
 from service.tokens.journal import Journal
@@ -40,6 +41,7 @@ class Overview:
     sessions: Sessions
     journal: Journal
     one_time: OneTimeTokens
+    limits: Limits
     audit: Audit
     settings: Settings
     clock: Clock
@@ -83,6 +85,7 @@ class Overview:
         Raises `StaleAuthentication`.
         """
         principal.ensure_fresh(self.settings, self.clock)
+        await self.limits.take("change", self.settings.limit_change_account, str(principal.account))
         async with self.database.begin() as transaction:
             await self.journal.hold(transaction, principal.account)
             await self.journal.all_ended(transaction, principal.account, "ended", but=principal.session)

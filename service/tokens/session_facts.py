@@ -44,6 +44,7 @@ class Grant:
     scope: str
     refresh_token: str
     refresh_expires_in: int
+    device_mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """How tokens travel to a front end: in the JSON body, or the refresh token in a cookie that no script can read."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -10,10 +11,11 @@ from litestar.datastructures import Cookie
 
 from service.crypto import opaque
 from service.device import Device
-from service.errors import CrossSiteRefused
+from service.errors import CrossSiteRefused, Unavailable
 from service.problems import NO_STORE
 from service.settings import Settings
 from service.tokens.session_facts import Grant
+from service.tokens.sessions import Sessions
 
 COOKIE = "__Host-vestibule-refresh"
 DEVICE_COOKIE = "__Host-vestibule-device"
@@ -40,8 +42,8 @@ class TokenAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def marked(device: Device) -> Device:
-    """The device with a mark, a new one if it has none: by it the owner is known again, whoever else is guessing."""
-    return device if device.mark else replace(device, mark=opaque.mint(DEVICE_PREFIX))
+    """The device with a mark to give it: by that its owner is known again, whoever else is guessing."""
+    return replace(device, new_mark=opaque.mint(DEVICE_PREFIX))
 
 
 def mark_of(cookies: Mapping[str, str]) -> str:
@@ -50,7 +52,7 @@ def mark_of(cookies: Mapping[str, str]) -> str:
     return mark if opaque.decode(DEVICE_PREFIX, mark) else ""
 
 
-def token_answer(grant: Grant, transport: Transport, device: Device | None = None) -> Response[Any]:
+def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
     """The answer that carries a grant, never to be cached (RFC 6749 section 5.1); a new device gets its mark."""
     in_body = transport == "body"
     body = TokenAnswer(
@@ -61,8 +63,8 @@ def token_answer(grant: Grant, transport: Transport, device: Device | None = Non
         refresh_token=grant.refresh_token if in_body else None,
     )
     cookies = [] if in_body else [_cookie(COOKIE, grant.refresh_token, grant.refresh_expires_in)]
-    if device is not None and device.mark and not in_body:
-        cookies.append(_cookie(DEVICE_COOKIE, device.mark, DEVICE_COOKIE_LIFE))
+    if grant.device_mark and not in_body:
+        cookies.append(_cookie(DEVICE_COOKIE, grant.device_mark, DEVICE_COOKIE_LIFE))
     return Response(body, status_code=200, headers=NO_STORE, cookies=cookies)
 
 
@@ -77,6 +79,14 @@ def cookie_token(request: Request[Any, Any, Any], settings: Settings) -> str | N
     if token is not None:
         ensure_same_site(request, settings)
     return token
+
+
+async def leave_old_session(request: Request[Any, Any, Any], sessions: Sessions) -> None:
+    """Ends the session whose cookie is being replaced: nobody could reach it any more (ASVS 7.2.4)."""
+    old = request.cookies.get(COOKIE)
+    if old is not None:
+        with suppress(Unavailable):
+            await sessions.close(old)
 
 
 def ensure_same_site(request: Request[Any, Any, Any], settings: Settings) -> None:

@@ -12,7 +12,6 @@ from litestar import Litestar
 from PIL import Image
 
 from service.app import create_app
-from service.store.postgres import new_id
 from service.wiring import Services
 from tests.conftest import (
     PASSWORD,
@@ -117,7 +116,7 @@ async def test_the_last_mail_says_so_in_the_language_of_the_person(
     assert mails[-1].subject == subject
     assert words in mails[-1].text
     async with services.database.begin() as transaction:
-        assert await services.outbox.of(transaction, new_id(), person.email) == []
+        assert await services.outbox.of(transaction, person.email) == []
 
 
 async def test_address_and_nickname_are_free_again(

@@ -14,7 +14,6 @@ from sqlalchemy import text, update
 from service.app import create_app
 from service.mail.outbox import OutboxRow
 from service.settings import Settings
-from service.store.postgres import new_id
 from service.wiring import Services, build
 from tests.conftest import (
     PASSWORD,
@@ -48,14 +47,14 @@ async def held_back(services: Services, address: str) -> None:
     async with services.database.begin() as transaction:
         services.outbox.post(transaction, "already_registered", address, "en")
         await transaction.flush()
-        (row,) = await services.outbox.of(transaction, new_id(), address)
+        (row,) = await services.outbox.of(transaction, address)
         tomorrow = services.clock() + timedelta(days=1)
         await transaction.execute(update(OutboxRow).where(OutboxRow.id == row.id).values(next_try_at=tomorrow))
 
 
 async def waiting_for(services: Services, address: str) -> list[str]:
     async with services.database.begin() as transaction:
-        rows = await services.outbox.of(transaction, new_id(), address)
+        rows = await services.outbox.of(transaction, address)
     return [row.template for row in sorted(rows, key=lambda row: row.id)]
 
 

@@ -14,7 +14,7 @@ from service.accounts.export import Export, ExportedAccount, ExportedEvent, Expo
 from service.accounts.models import Account
 from service.audit import AuditEvent
 from service.mail.outbox import OutboxRow
-from service.store.postgres import Table, new_id
+from service.store.postgres import Table
 from service.tokens.journal import SessionRow
 from service.tokens.one_time import OneTimeToken
 from service.wiring import Services
@@ -62,7 +62,7 @@ SHOWN: dict[type[Table], type[msgspec.Struct]] = {
 }
 OF_NOBODY = {"clients", "signing_keys"}
 """Tables that hold nothing about people."""
-DERIVED = {"has_password"}
+DERIVED = {"has_password", "last_seen_at"}
 
 
 async def export(http: httpx.AsyncClient, person: Person) -> dict[str, Any]:
@@ -151,7 +151,7 @@ async def _post_for_later(services: Services, person: Person) -> None:
     async with services.database.begin() as transaction:
         services.outbox.post(transaction, "already_registered", person.email, "en")
         await transaction.flush()
-        (row,) = await services.outbox.of(transaction, new_id(), person.email)
+        (row,) = await services.outbox.of(transaction, person.email)
         later = text("UPDATE outbox SET next_try_at = next_try_at + interval '1 day' WHERE id = :id")
         await transaction.execute(later, {"id": row.id})
 

@@ -258,7 +258,7 @@ async def test_what_waits_for_one_person_is_found_and_thrown_away_for_that_perso
     outbox = office.outbox()
     await post(outbox, ANN, BOB, ANN)
     async with outbox.database.begin() as transaction:
-        assert [outbox.open(row).to for row in await outbox.of(transaction, new_id(), ANN)] == [ANN, ANN]
+        assert [outbox.open(row).to for row in await outbox.of(transaction, ANN)] == [ANN, ANN]
         await outbox.drop(transaction, new_id(), ANN)
     assert outbox.open(await the_only(outbox)).to == BOB
 

@@ -284,7 +284,7 @@ def test_what_people_typed_is_shown_as_it_is_and_never_a_template_nor_markup(nam
 
 
 BREAKS = [
-    "\r\nBcc: eve@example.com",
+    "\r\nBcc: eve@localhost",
     "\n\nSubject: owned",
     "\x0b\x0c\x1c\x85",
     "\u2028\u2029",
@@ -389,3 +389,22 @@ def assert_tidy(mail: Mail) -> None:
     assert all(line == line.strip() for line in mail.text.splitlines())
     for part in (mail.subject, mail.text, mail.html):
         assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|#\}|None|Undefined", part)
+
+
+@pytest.mark.standard("LG-17", "LG-18")
+@pytest.mark.parametrize(
+    "typed", ["unknown. Secure it: https://evil.example/secure", "evil.example, iOS", "http://192.0.2.1/"]
+)
+@pytest.mark.parametrize("name", [name for name in NAMES if "device" in SAMPLES[name]])
+def test_no_link_comes_into_a_notice_by_way_of_a_device_or_a_place(name: str, typed: str) -> None:
+    mail = mail_of(name, device=typed, place=typed)
+    for part in (mail.text, mail.html):
+        assert "evil" not in part
+        assert "192.0.2.1" not in part
+
+
+def test_a_nickname_like_a_host_is_shown_so_that_no_program_makes_a_link_of_it() -> None:
+    mail = mail_of("nickname_changed", old_nickname="kim.minsu", new_nickname="evil.example")
+    assert "kim[.]minsu" in mail.text
+    assert "evil[.]example" in mail.text
+    assert "evil.example" not in mail.text + mail.html

@@ -198,6 +198,8 @@ async def test_every_operation_has_an_id_a_summary_and_a_way_in(description: dic
         assert all(name in schemes for requirement in security for name in requirement)
         if path == "/introspect":
             assert security == [{"client": []}]
+        elif path in {"/auth/refresh", "/auth/logout"}:
+            assert security == [{}, {"refresh_cookie": []}]
         else:
             assert security == ([{"bearer": []}] if (method, path) in NEEDS_A_TOKEN else [{}]), (method, path)
 

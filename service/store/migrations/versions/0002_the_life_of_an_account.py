@@ -17,6 +17,7 @@ def upgrade() -> None:
     op.add_column("accounts", sa.Column("locale", sa.String(), nullable=False, server_default="en"))
     op.add_column("accounts", sa.Column("avatar_url", sa.String()))
     op.add_column("sessions", sa.Column("place", sa.String(), nullable=False, server_default=""))
+    op.create_index("sessions_over_index", "sessions", [sa.text("coalesce(ended_at, expires_at)")])
     op.create_table(
         "outbox",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), primary_key=True),
@@ -54,6 +55,7 @@ def downgrade() -> None:
     op.drop_index("audit_events_at_index", "audit_events")
     op.drop_table("one_time_tokens")
     op.drop_table("outbox")
+    op.drop_index("sessions_over_index", "sessions")
     op.drop_column("sessions", "place")
     for column in ("avatar_url", "locale", "password_changed_at"):
         op.drop_column("accounts", column)
