@@ -123,15 +123,13 @@ async def test_cookies_may_come_along_where_they_are_used_and_nowhere_else(http:
 
 
 @pytest.mark.standard("CK-10", "CK-34")
-@pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("origin", LOOK_ALIKES)
-async def test_an_origin_that_only_looks_alike_may_read_nothing(
-    http: httpx.AsyncClient, name: str, origin: str | bytes
-) -> None:
-    answer = await ask(http, name, origin)
+async def test_an_origin_that_only_looks_alike_may_read_nothing(http: httpx.AsyncClient, origin: str | bytes) -> None:
+    for name in ANSWERS:
+        answer = await ask(http, name, origin)
 
-    assert shared(answer) == {}
-    assert "origin" in vary(answer)
+        assert shared(answer) == {}
+        assert "origin" in vary(answer)
 
 
 @pytest.mark.standard("CK-10")
@@ -222,13 +220,13 @@ async def test_a_known_origin_is_told_what_it_may_send(http: httpx.AsyncClient, 
 
 @pytest.mark.standard("CK-10", "CK-17")
 @pytest.mark.parametrize("origin", LOOK_ALIKES)
-@pytest.mark.parametrize("path", ["/auth/login", "/me", "/users/x", "/nothing", "/.well-knownish", "//auth//login"])
-async def test_a_foreign_origin_is_told_nothing(http: httpx.AsyncClient, path: str, origin: str | bytes) -> None:
-    answer = await preflight(http, path, origin)
+async def test_a_foreign_origin_is_told_nothing(http: httpx.AsyncClient, origin: str | bytes) -> None:
+    for path in ("/auth/login", "/me", "/users/x", "/nothing", "/.well-knownish", "//auth//login"):
+        answer = await preflight(http, path, origin)
 
-    assert (answer.status_code, answer.content) == (204, b"")
-    assert shared(answer) == {}
-    assert "origin" in vary(answer)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert shared(answer) == {}
+        assert "origin" in vary(answer)
 
 
 @pytest.mark.standard("CK-33")
