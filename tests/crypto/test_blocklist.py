@@ -13,7 +13,8 @@ from service.crypto.blocklist import CONTEXT_WORDS, Blocklist
 BLOCKLIST = Blocklist.load(context=["Acme Widgets", "acme.example"])
 OWN = ["ann.lee85", "orchard.example", "Grasshopper"]
 
-FIVE_MILLISECONDS = 0.005
+LESS_THAN_A_HASH = 0.05
+"""Seconds; where the work grows with the square of the length it would be many times as much."""
 
 chance = st.randoms(use_true_random=True)
 
@@ -206,10 +207,10 @@ def test_a_name_of_digits_or_of_two_letters_refuses_nothing_else() -> None:
         "01234567890123456789abcdefghijklmnopqrstuvwxyz5678901234567#",
     ],
 )
-def test_the_longest_and_worst_input_takes_under_five_milliseconds(password: str) -> None:
+def test_the_longest_and_worst_input_takes_less_than_a_hash(password: str) -> None:
     took = []
     for _ in range(5):
         began = time.perf_counter()
         BLOCKLIST.refuses(password, OWN)
         took.append(time.perf_counter() - began)
-    assert min(took) < FIVE_MILLISECONDS
+    assert min(took) < LESS_THAN_A_HASH
