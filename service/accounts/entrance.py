@@ -39,8 +39,8 @@ class Entrance:
         """Signs an account in.
 
         `news` tells its holder of a device that was not seen before (ASVS 6.3.5), and how many wrong passwords came
-        before the right one. Raises `AccountDisabled`, `InvalidCredentials` when the
-        password is another one by now, or `Unavailable`; nobody holds a token then.
+        before the right one. Raises `AccountDisabled`, `InvalidCredentials` when the password is another one by now, or
+        `Unavailable`; nobody holds a token then.
 
         The session is opened in Redis first, and the account is looked at again after that with its row locked:
         an account that is disabled meanwhile either shows here, or its "end all sessions" comes later and ends this

@@ -48,11 +48,12 @@ class Guesses:
         """One guess from a network, at whatever it may be."""
         await self.limits.take("guess-network", self.settings.limit_guess_network, device.network)
 
-    async def count(self, name: str, account: Account | None, device: Device) -> str:
-        """One guess at the secrets of a name, from a network that was counted; answers its origin."""
+    async def count(self, name: str, account: Account | None, device: Device) -> None:
+        """One guess at the secrets of a name, from a network that was counted."""
         if await self._has_known_mark(name, account, device):
-            return await self._count_mark(name, account, device)
-        return await self._count_name(name, account, device)
+            await self._count_mark(name, account, device)
+        else:
+            await self._count_name(name, account, device)
 
     async def attempt(self, name: str, account: Account | None, device: Device) -> Attempt:
         """Counts one password, in the budget and in the row of failures; `forgive` it when it was right.

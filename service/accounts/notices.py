@@ -1,7 +1,7 @@
 """What people are told by mail about their account, in their language."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from service.accounts.models import Account
 from service.clock import Clock
@@ -58,3 +58,8 @@ class Notices:
 def moment(when: datetime) -> str:
     """A time as mails write it, to the minute and with its zone."""
     return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+def minutes(life: timedelta) -> int:
+    """A lifetime as mails tell it."""
+    return int(life.total_seconds() // 60)

@@ -99,8 +99,9 @@ class Profile:
 
     async def _ensure_not_password(self, account: Account, nickname: str | UnsetType) -> None:
         """A nickname is public: somebody who types the password into the wrong field must not publish it."""
-        could_be = isinstance(nickname, str) and len(nickname) >= self.settings.password_min_length
-        if could_be and isinstance(nickname, str) and await self.passwords.verify(account.password_hash, nickname):
+        if not isinstance(nickname, str) or len(nickname) < self.settings.password_min_length:
+            return
+        if await self.passwords.verify(account.password_hash, nickname):
             detail = "The nickname is public, and this is your password. Take another one."
             raise InvalidInput(fields=[FieldError("nickname", "nickname_is_password", detail)])
 

@@ -8,8 +8,7 @@ from service.accounts.mail_budget import MailBudget
 from service.accounts.models import Account
 from service.accounts.names import Name, canonical_email
 from service.accounts.new_passwords import NewPasswords
-from service.accounts.notices import Notices, moment
-from service.accounts.registration import minutes
+from service.accounts.notices import Notices, minutes, moment
 from service.accounts.repository import AccountRepository, conflicts_named
 from service.audit import Audit
 from service.clock import Clock

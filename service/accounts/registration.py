@@ -11,7 +11,7 @@ from service.accounts.guesses import FROM_ANYWHERE, Guesses
 from service.accounts.mail_budget import MailBudget
 from service.accounts.models import Account
 from service.accounts.names import Name, canonical_email, nickname_key
-from service.accounts.notices import moment
+from service.accounts.notices import minutes, moment
 from service.accounts.password_rules import PasswordRules
 from service.accounts.pending import PendingSignUp, PendingSignUps, Proof
 from service.accounts.repository import AccountRepository, conflicts_named
@@ -274,11 +274,6 @@ async def add_account(database: Database, account: Account) -> None:
     with conflicts_named():
         async with database.begin() as transaction:
             await AccountRepository(session=transaction).add(account)
-
-
-def minutes(life: timedelta) -> int:
-    """A lifetime as mails tell it."""
-    return int(life.total_seconds() // 60)
 
 
 def _or_note(wrong: list[FieldError], check: Callable[[], T], otherwise: T) -> T:

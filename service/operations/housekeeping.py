@@ -48,13 +48,13 @@ class Housekeeping:
             (AuditEvent, AuditEvent.id, AuditEvent.at < now - self.settings.audit_life),
             (OutboxRow, OutboxRow.id, OutboxRow.dead_at < now - self.settings.dead_letter_life),
         )
-        await self._forget_origins(now)
         swept, failure = 0, None
         for rule in old:
             try:
                 swept += await self._sweep(*rule)
             except Unavailable as error:  # the other tables are cleaned all the same
                 failure = error
+        await self._forget_origins(now)
         if failure is not None:
             raise failure
         return swept
