@@ -20,9 +20,9 @@ COOKIE_HEADERS = {"X-Vestibule-CSRF": "1", "Origin": ISSUER}
 DEVICE_COOKIE = "__Host-vestibule-device"
 
 
-async def with_account(services: Services, roles: tuple[str, ...] = ()) -> Person:
+async def with_account(services: Services, roles: tuple[str, ...] = (), person: Person | None = None) -> Person:
     """Somebody with an account that an operator made: no device of theirs is known."""
-    person = somebody()
+    person = person or somebody()
     await services.administration.create(person.email, person.nickname, person.password, roles)
     return person
 

@@ -9,10 +9,10 @@ from litestar import Litestar
 
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox, Person, browser, sign_up, somebody
+from tests.deeds import WRONG, letters, sign_in, with_account
 from tests.journeys.links import (
     DEAD_LINK,
     NEW_PASSWORD,
-    WRONG,
     accounts_of,
     ask_for_email,
     change_password,
@@ -21,13 +21,10 @@ from tests.journeys.links import (
     email_link,
     enter,
     links,
-    login,
-    mailbox,
     move,
     reset,
     reset_link,
     told,
-    with_account,
 )
 
 
@@ -52,7 +49,7 @@ async def test_a_stolen_access_token_alone_changes_no_address(
         assert (await http.post("/me/email", json=wanting, headers=person.headers)).status_code == 400
     assert (await http.post("/me/email", json={"email": thiefs, "password": person.password})).status_code == 401
 
-    assert await mailbox(services, outbox, thiefs) == []
+    assert await letters(services, outbox, thiefs) == []
     assert len(outbox.to(person.email)) == before
     assert await address_of(services, person) == person.email
 
@@ -145,7 +142,7 @@ async def test_an_address_that_was_taken_meanwhile_stays_with_whoever_proved_it(
     assert told(await confirm(http, person, token)) == DEAD_LINK
     assert await address_of(services, person) == person.email
     assert (await http.get("/me", headers=new.headers)).json()["email"] == new.email
-    assert (await login(http, person)).status_code == 200
+    assert (await sign_in(http, person)).status_code == 200
 
 
 @pytest.mark.standard("LG-20", "LG-21")
@@ -198,7 +195,7 @@ async def test_the_owner_gets_the_account_back_whatever_a_thief_changed_after_th
 
         assert await introspector.ask(http, stolen.access_token) == {"active": False}
         for address in (home, second, third):
-            assert told(await login(thief, stolen, email=address)) == (401, "invalid_credentials")
+            assert told(await sign_in(thief, stolen, email=address)) == (401, "invalid_credentials")
         assert told(await reset(thief, way_back)) == DEAD_LINK
         assert (await confirm(thief, stolen, pending)).status_code == 401
     owner.password = NEW_PASSWORD
@@ -222,7 +219,7 @@ async def test_a_thief_cannot_undo_the_undo_of_the_owner(
 
         assert told(await reset(thief, thiefs, "the words of a thief in the night")) == DEAD_LINK
     assert await address_of(services, owner) == home
-    assert (await login(http, owner, password=NEW_PASSWORD)).status_code == 200
+    assert (await sign_in(http, owner, password=NEW_PASSWORD)).status_code == 200
 
 
 @pytest.mark.standard("CL-16")
@@ -238,7 +235,7 @@ async def test_the_oldest_of_three_addresses_can_undo_after_the_second_did(
     assert (await reset(http, first)).status_code == 204
     assert await address_of(services, person) == home
     person.email = home
-    assert (await login(http, person, password=NEW_PASSWORD)).status_code == 200
+    assert (await sign_in(http, person, password=NEW_PASSWORD)).status_code == 200
 
 
 @pytest.mark.standard("CL-01")
@@ -266,7 +263,7 @@ async def test_an_undo_takes_no_address_from_an_account_that_proved_it_meanwhile
     assert await address_of(services, person) == new
     assert (await introspector.ask(http, person.access_token))["active"] is True
     assert (await http.get("/me", headers=successor.headers)).json()["email"] == home
-    assert (await login(http, successor)).status_code == (await login(http, person)).status_code == 200
+    assert (await sign_in(http, successor)).status_code == (await sign_in(http, person)).status_code == 200
 
 
 @pytest.mark.standard("SE-16")
@@ -278,4 +275,4 @@ async def test_an_undo_does_not_let_a_disabled_person_in(
     await disable(services, person)
 
     assert told(await reset(http, undo)) == DEAD_LINK
-    assert told(await login(http, person)) == (403, "account_disabled")
+    assert told(await sign_in(http, person)) == (403, "account_disabled")

@@ -21,7 +21,8 @@ from service.app import create_app
 from service.settings import Settings
 from service.wiring import Services, build
 from tests.conftest import Outbox, Person, TestClock, begin_sign_up, browser, shifted, somebody
-from tests.journeys.links import WRONG, disable, enter, forged, forgot, links, login, verify, with_account
+from tests.deeds import WRONG, sign_in, with_account
+from tests.journeys.links import disable, enter, forged, forgot, links, verify
 
 SAME_ID = {"X-Request-ID": "the-same-for-all"}
 STRANGERS = "a stranger at the harbour"
@@ -101,7 +102,7 @@ async def _warm_up(quiet: Services, door: Litestar) -> None:
         handle = await begin_sign_up(http, somebody())
         await verify(http, registration=handle, code="no code")
         await forgot(http, person.email)
-        await login(http, person, password=WRONG)
+        await sign_in(http, person, password=WRONG)
         await enter(http, person)
         await _ask_for(http, person, somebody().email)
 
@@ -110,7 +111,7 @@ async def of_kind(kind: str, app: Litestar, services: Services) -> Person:
     """A person of whom somebody would like to know whether they have an account."""
     person = somebody()
     if kind.startswith("known") or kind == "disabled":
-        await with_account(services, person)
+        await with_account(services, person=person)
     if kind == "disabled":
         await disable(services, person)
     async with browser(app) as http:

@@ -22,21 +22,8 @@ from tests.conftest import (
     somebody,
     worker,
 )
-from tests.journeys.links import (
-    DEAD_LINK,
-    confirm,
-    email_link,
-    forged,
-    is_dead,
-    login,
-    mailbox,
-    move,
-    newest_link,
-    reset,
-    reset_link,
-    told,
-    verify,
-)
+from tests.deeds import letters, mailed_link, sign_in
+from tests.journeys.links import DEAD_LINK, confirm, email_link, forged, is_dead, move, reset, reset_link, told, verify
 
 EVIL = {
     "Host": "evil.example",
@@ -56,7 +43,7 @@ async def every_kind(http: httpx.AsyncClient, services: Services, outbox: Outbox
     undo = await move(http, services, outbox, person, somebody().email)
     await begin_sign_up(http, newcomer)
     return person, {
-        "verify": await newest_link(services, outbox, newcomer.email, "verify"),
+        "verify": await mailed_link(services, outbox, newcomer.email, "verify"),
         "reset": await reset_link(http, services, outbox, person),
         "email": await email_link(http, services, outbox, person, somebody().email),
         "undo": undo,
@@ -78,7 +65,7 @@ async def test_links_have_the_configured_origin_whatever_a_request_says(
         newcomer = somebody()
         handle = await begin_sign_up(http, newcomer)
         await http.post("/auth/verify/resend", json={"registration": handle})
-        await login(http, newcomer)
+        await sign_in(http, newcomer)
         await every_kind(http, poisoned, outbox)
         await poisoned.mailer.drain()
 
@@ -96,7 +83,7 @@ async def test_a_token_stands_in_a_mail_once_as_text_and_only_in_the_fragment(
 ) -> None:
     person = await sign_up(http, services, outbox)
     token = await reset_link(http, services, outbox, person)
-    mail = (await mailbox(services, outbox, person.email))[-1]
+    mail = (await letters(services, outbox, person.email))[-1]
 
     assert mail.text.count(token) == 1
     for part in (mail.text, mail.html):
@@ -141,7 +128,7 @@ async def test_mail_scanners_burn_no_reset(http: httpx.AsyncClient, services: Se
         await http.request(method, f"/auth/confirm#reset={token}")
         await http.request(method, "/auth/password/reset", params={"token": token})
 
-    assert (await login(http, person)).status_code == 200
+    assert (await sign_in(http, person)).status_code == 200
     assert (await reset(http, token)).status_code == 204
 
 

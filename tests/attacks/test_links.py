@@ -23,19 +23,8 @@ from tests.conftest import (
     somebody,
     worker,
 )
-from tests.journeys.links import (
-    DEAD_LINK,
-    WRONG,
-    accounts_of,
-    count,
-    flipped,
-    forged,
-    login,
-    newest_link,
-    signed_up,
-    told,
-    verify,
-)
+from tests.deeds import WRONG, mailed_link, sign_in
+from tests.journeys.links import DEAD_LINK, accounts_of, count, flipped, forged, signed_up, told, verify
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +141,8 @@ async def test_another_mail_ends_the_link_and_the_code_of_the_one_before(
     if again == "resend":
         await http.post("/auth/verify/resend", json={"registration": handle})
     else:
-        assert told(await login(http, person)) == (403, "email_not_verified")
-    new = await newest_link(services, outbox, person.email, "verify")
+        assert told(await sign_in(http, person)) == (403, "email_not_verified")
+    new = await mailed_link(services, outbox, person.email, "verify")
     new_code = await mailed_code(services, outbox, person.email)
 
     assert new != old
@@ -212,7 +201,7 @@ async def test_another_link_brings_no_new_tries(lax_http: httpx.AsyncClient, lax
     for number in range(4):
         await verify(lax_http, token=token, password=f"{WRONG} {number}")
     await lax_http.post("/auth/verify/resend", json={"registration": handle})
-    token = await newest_link(lax, outbox, person.email, "verify")
+    token = await mailed_link(lax, outbox, person.email, "verify")
     await verify(lax_http, token=token, password=WRONG)
 
     assert told(await verify(lax_http, token=token, password=person.password)) == DEAD_LINK
@@ -238,7 +227,7 @@ async def test_guesses_at_the_password_of_a_link_share_the_budget_of_sign_in(
     person, _, token = await signed_up(http, services, outbox)
     for number in range(4):
         assert told(await verify(http, token=token, password=f"{WRONG} {number}")) == DEAD_LINK
-    statuses = [(await login(http, person, password=WRONG)).status_code for _ in range(7)]
+    statuses = [(await sign_in(http, person, password=WRONG)).status_code for _ in range(7)]
 
     assert statuses == [401] * 6 + [429]
 

@@ -11,6 +11,7 @@ from litestar import Litestar
 
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox, Person, begin_sign_up, browser, sign_up, somebody
+from tests.deeds import letters, mailed_link, sign_in, with_account
 from tests.journeys.links import (
     DEAD_LINK,
     NEW_PASSWORD,
@@ -22,14 +23,10 @@ from tests.journeys.links import (
     forgot,
     is_dead,
     links,
-    login,
-    mailbox,
-    newest_link,
     reset,
     reset_link,
     told,
     verify,
-    with_account,
 )
 
 PLANTED = "planted by a stranger long ago"
@@ -45,7 +42,7 @@ async def both_sign_up(
     for who in (first, *({"victim", "attacker"} - {first})):
         async with browser(app) as http:
             handle = await begin_sign_up(http, people[who])
-        made[who] = (people[who], handle, await newest_link(services, outbox, victim.email, "verify"))
+        made[who] = (people[who], handle, await mailed_link(services, outbox, victim.email, "verify"))
     return made
 
 
@@ -68,9 +65,9 @@ async def test_a_link_opens_its_own_sign_up_and_no_other_for_the_same_address(
         assert await accounts_of(services, victim.email) == 0
 
         assert (await verify(http, token=token, password=victim.password)).status_code == 200
-        assert (await login(http, victim)).status_code == 200
+        assert (await sign_in(http, victim)).status_code == 200
     async with browser(app) as http:
-        assert told(await login(http, made["attacker"][0])) != (200, "")
+        assert told(await sign_in(http, made["attacker"][0])) != (200, "")
         nickname = {"nickname": victim.nickname, "password": PLANTED}
         assert (await http.post("/auth/login", json=nickname)).status_code == 401
 
@@ -84,17 +81,17 @@ async def test_after_the_owners_click_nothing_of_the_strangers_sign_up_is_worth_
     stranger, planted, planted_link = made["attacker"]
     async with browser(app) as http:
         assert (await verify(http, token=token, registration=handle)).status_code == 200
-        owned = len(await mailbox(services, outbox, victim.email))
+        owned = len(await letters(services, outbox, victim.email))
     async with browser(app) as http:
         assert told(await verify(http, token=planted_link, registration=planted)) == DEAD_LINK
         assert told(await verify(http, token=planted_link, password=PLANTED)) == DEAD_LINK
         await http.post("/auth/verify/resend", json={"registration": planted})
-        assert "access_token" not in (await login(http, stranger)).text
-        later = (await mailbox(services, outbox, victim.email))[owned:]
+        assert "access_token" not in (await sign_in(http, stranger)).text
+        later = (await letters(services, outbox, victim.email))[owned:]
         assert not any("#verify=" in mail.text for mail in later)
         assert told(await verify(http, token=planted_link, registration=planted)) == DEAD_LINK
     async with browser(app) as http:
-        assert (await login(http, victim)).status_code == 200
+        assert (await sign_in(http, victim)).status_code == 200
 
 
 @pytest.mark.standard("LG-21", "SE-17")
@@ -114,7 +111,7 @@ async def test_an_unexpired_session_of_a_stranger_ends_when_the_owner_resets(
         assert await is_dead(stranger, introspector, known)
         renewed = await stranger.post("/auth/reauthenticate", json={"password": NEW_PASSWORD}, headers=known.headers)
         assert renewed.status_code == 401
-        assert told(await login(stranger, known)) == (401, "invalid_credentials")
+        assert told(await sign_in(stranger, known)) == (401, "invalid_credentials")
 
 
 @pytest.mark.standard("LG-21", "CL-16", "CL-07")
@@ -148,13 +145,13 @@ async def test_a_trojan_identifier_that_waits_for_its_click_is_no_way_in(
         await email_link(stranger, services, outbox, known, strangers)
         await forgot(stranger, strangers)
         assert await links(services, outbox, strangers, "reset") == []
-        assert told(await login(stranger, known, email=strangers)) == (401, "invalid_credentials")
+        assert told(await sign_in(stranger, known, email=strangers)) == (401, "invalid_credentials")
 
         await enter(http, owner)
         await change_password(http, owner, NEW_PASSWORD)
         await forgot(stranger, strangers)
         assert await links(services, outbox, strangers, "reset") == []
-        assert told(await login(stranger, known, email=strangers)) == (401, "invalid_credentials")
+        assert told(await sign_in(stranger, known, email=strangers)) == (401, "invalid_credentials")
 
 
 @pytest.mark.standard("LG-21", "LG-02")
@@ -166,8 +163,8 @@ async def test_an_address_that_nobody_proved_is_nobodys(
     async with browser(app) as stranger:
         planted = Person(victim.email, somebody().nickname, PLANTED)
         handle = await begin_sign_up(stranger, planted)
-        assert told(await login(stranger, planted)) == (403, "email_not_verified")
-        assert "access_token" not in (await login(stranger, planted)).text
+        assert told(await sign_in(stranger, planted)) == (403, "email_not_verified")
+        assert "access_token" not in (await sign_in(stranger, planted)).text
         await forgot(stranger, victim.email)
         assert await links(services, outbox, victim.email, "reset") == []
         assert await accounts_of(services, victim.email) == 0
@@ -189,8 +186,8 @@ async def test_a_change_to_an_address_that_is_being_signed_up_takes_nothing_from
         token = await email_link(elsewhere, services, outbox, stranger, victim.email)
         assert (await http.post("/me/email/confirm", json={"token": token})).status_code == 401
         proved = await verify(
-            http, token=await newest_link(services, outbox, victim.email, "verify"), registration=handle
+            http, token=await mailed_link(services, outbox, victim.email, "verify"), registration=handle
         )
         assert proved.status_code == 200
         assert told(await confirm(elsewhere, stranger, token)) == DEAD_LINK
-    assert (await login(http, victim)).status_code == 200
+    assert (await sign_in(http, victim)).status_code == 200

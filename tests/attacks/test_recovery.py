@@ -10,6 +10,7 @@ from litestar import Litestar
 from service.crypto import opaque
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox, Person, browser, sign_up, somebody
+from tests.deeds import letters, sign_in, with_account
 from tests.journeys.links import (
     DEAD_LINK,
     NEW_PASSWORD,
@@ -22,13 +23,10 @@ from tests.journeys.links import (
     forgot,
     is_dead,
     links,
-    login,
-    mailbox,
     move,
     reset,
     reset_link,
     told,
-    with_account,
 )
 
 # Once, for one password
@@ -40,7 +38,7 @@ async def test_a_link_resets_once(http: httpx.AsyncClient, services: Services, o
     token = await reset_link(http, services, outbox, person)
     assert (await reset(http, token)).status_code == 204
     assert told(await reset(http, token, "another one by somebody else")) == DEAD_LINK
-    assert (await login(http, person, password=NEW_PASSWORD)).status_code == 200
+    assert (await sign_in(http, person, password=NEW_PASSWORD)).status_code == 200
 
 
 @pytest.mark.standard("CL-07")
@@ -66,7 +64,7 @@ async def test_a_link_is_good_for_the_password_that_was_forgotten_and_no_later_o
     await change_password(http, person, "remembered after all, and changed")
 
     assert told(await reset(http, token)) == DEAD_LINK
-    assert (await login(http, person)).status_code == 200
+    assert (await sign_in(http, person)).status_code == 200
 
 
 @pytest.mark.standard("CL-07")
@@ -78,7 +76,7 @@ async def test_a_link_in_the_old_mailbox_dies_with_the_change_of_address(
     await move(http, services, outbox, person, somebody().email)
 
     assert told(await reset(http, token)) == DEAD_LINK
-    assert (await login(http, person)).status_code == 200
+    assert (await sign_in(http, person)).status_code == 200
 
 
 @pytest.mark.standard("CL-01", "CL-11")
@@ -118,14 +116,14 @@ async def test_of_fifty_resets_at_once_one_sets_its_password(
 ) -> None:
     person = await with_account(services)
     token = await reset_link(http, services, outbox, person)
-    before = len(await mailbox(services, outbox, person.email))
+    before = len(await letters(services, outbox, person.email))
     passwords = [f"{NEW_PASSWORD} number {number}" for number in range(50)]
     answers = await asyncio.gather(*(reset(http, token, password) for password in passwords))
 
     assert Counter(answer.status_code for answer in answers) == {204: 1, 400: 49}
     (won,) = [password for password, answer in zip(passwords, answers, strict=True) if answer.status_code == 204]
-    assert (await login(http, person, password=won)).status_code == 200
-    mails = (await mailbox(services, outbox, person.email))[before:]
+    assert (await sign_in(http, person, password=won)).status_code == 200
+    mails = (await letters(services, outbox, person.email))[before:]
     assert [mail.subject for mail in mails].count("Your password was changed") == 1
 
 
@@ -143,7 +141,7 @@ async def test_no_session_of_the_old_password_outlives_the_reset_however_they_cr
                 await asyncio.sleep(0.02)
                 return await reset(owner, token)
 
-            done, *entries = await asyncio.gather(slowly(), *(login(thief, person) for _ in range(8)))
+            done, *entries = await asyncio.gather(slowly(), *(sign_in(thief, person) for _ in range(8)))
             assert done.status_code == 204
             for entry in entries:
                 assert entry.status_code in {200, 401}, entry.text
@@ -166,9 +164,9 @@ async def test_somebody_who_is_shut_out_is_neither_mailed_nor_let_in_by_a_reset(
     before = len(outbox.to(person.email))
     await forgot(http, person.email)
 
-    assert len(await mailbox(services, outbox, person.email)) == before
+    assert len(await letters(services, outbox, person.email)) == before
     assert told(await reset(http, token)) == DEAD_LINK
-    assert told(await login(http, person)) == (403, "account_disabled"), "the password is the one of before"
+    assert told(await sign_in(http, person)) == (403, "account_disabled"), "the password is the one of before"
     assert await is_dead(http, introspector, person)
 
 
@@ -183,7 +181,7 @@ async def test_a_link_of_an_account_that_was_closed_opens_nothing(
 
     again = await sign_up(http, services, outbox, Person(person.email, somebody().nickname))
     assert told(await reset(http, token)) == DEAD_LINK
-    assert (await login(http, again)).status_code == 200
+    assert (await sign_in(http, again)).status_code == 200
 
 
 @pytest.mark.standard("LG-14")

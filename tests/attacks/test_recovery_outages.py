@@ -11,15 +11,8 @@ from service.app import create_app
 from service.settings import Settings, load
 from service.wiring import Services, build
 from tests.conftest import Introspector, Outbox, Person, TestClock, browser, shifted, sign_up, worker
-from tests.journeys.links import (
-    NEW_PASSWORD,
-    is_dead,
-    login,
-    mailbox,
-    reset,
-    reset_link,
-    told,
-)
+from tests.deeds import letters, sign_in
+from tests.journeys.links import NEW_PASSWORD, is_dead, reset, reset_link, told
 
 
 @asynccontextmanager
@@ -44,12 +37,12 @@ async def assert_untouched(
     token: str,
 ) -> None:
     """After a reset that failed: the old password, its sessions, no news; and the same link does it later."""
-    assert told(await login(http, person, password=NEW_PASSWORD)) == (401, "invalid_credentials")
+    assert told(await sign_in(http, person, password=NEW_PASSWORD)) == (401, "invalid_credentials")
     assert not await is_dead(http, introspector, person)
-    subjects = [mail.subject for mail in await mailbox(services, outbox, person.email)]
+    subjects = [mail.subject for mail in await letters(services, outbox, person.email)]
     assert "Your password was changed" not in subjects
     assert (await reset(http, token)).status_code == 204
-    assert (await login(http, person, password=NEW_PASSWORD)).status_code == 200
+    assert (await sign_in(http, person, password=NEW_PASSWORD)).status_code == 200
 
 
 @pytest.mark.standard("CL-01", "SE-17")

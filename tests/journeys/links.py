@@ -10,12 +10,11 @@ import httpx
 from sqlalchemy import text
 
 from service.crypto import opaque
-from service.mail.message import Mail
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox, Person, begin_sign_up, somebody
+from tests.deeds import letters, mailed_link, sign_in
 
 NEW_PASSWORD = "a lamp beside the northern stairs"
-WRONG = "wind over the noisy harbour"
 LINK = re.compile(r"(\S+)#(verify|reset|email|undo)=(\S+)")
 DEAD_LINK = (400, "invalid_or_expired_code")
 
@@ -31,21 +30,10 @@ def claims(token: str) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
 
 
-async def mailbox(services: Services, outbox: Outbox, address: str) -> list[Mail]:
-    """Everything that was mailed to an address, the oldest first."""
-    await services.mailer.drain()
-    return outbox.to(address)
-
-
 async def links(services: Services, outbox: Outbox, address: str, purpose: str) -> list[str]:
     """The tokens of all links of a purpose that were mailed to an address, the oldest first."""
-    mails = await mailbox(services, outbox, address)
+    mails = await letters(services, outbox, address)
     return [found[3] for mail in mails for found in LINK.finditer(mail.text) if found[2] == purpose]
-
-
-async def newest_link(services: Services, outbox: Outbox, address: str, purpose: str) -> str:
-    """The token of the newest one."""
-    return (await links(services, outbox, address, purpose))[-1]
 
 
 def forged(token: str, change: Callable[[bytes], bytes] = bytes, prefix: str = "") -> str:
@@ -60,13 +48,6 @@ def flipped(place: int) -> Callable[[bytes], bytes]:
     return lambda body: bytes(byte ^ (number == place % len(body)) for number, byte in enumerate(body))
 
 
-async def with_account(services: Services, person: Person | None = None) -> Person:
-    """Somebody with an account, made by the operator."""
-    person = person or somebody()
-    await services.administration.create(person.email, person.nickname, person.password, ())
-    return person
-
-
 async def disable(services: Services, person: Person) -> None:
     """Shuts somebody out."""
     account = await services.administration.find(person.email)
@@ -74,13 +55,9 @@ async def disable(services: Services, person: Person) -> None:
     await services.administration.disable(account.id)
 
 
-async def login(http: httpx.AsyncClient, person: Person, **other: object) -> httpx.Response:
-    return await http.post("/auth/login", json=person.credentials(**other))
-
-
 async def enter(http: httpx.AsyncClient, person: Person) -> dict[str, str]:
     """Signs somebody in, and answers the header that their requests have from now on."""
-    answer = await login(http, person)
+    answer = await sign_in(http, person)
     assert answer.status_code == 200, answer.text
     person.access_token, person.refresh_token = answer.json()["access_token"], answer.json()["refresh_token"]
     person.headers = {"Authorization": f"Bearer {person.access_token}"}
@@ -99,7 +76,7 @@ async def forgot(http: httpx.AsyncClient, email: str) -> None:
 async def reset_link(http: httpx.AsyncClient, services: Services, outbox: Outbox, person: Person) -> str:
     """Asks for a link and reads it in the mailbox."""
     await forgot(http, person.email)
-    return await newest_link(services, outbox, person.email, "reset")
+    return await mailed_link(services, outbox, person.email, "reset")
 
 
 async def reset(http: httpx.AsyncClient, token: str, password: str = NEW_PASSWORD) -> httpx.Response:
@@ -115,7 +92,7 @@ async def email_link(http: httpx.AsyncClient, services: Services, outbox: Outbox
     """Asks for a change of address and reads the link in the new mailbox."""
     answer = await ask_for_email(http, person, address)
     assert answer.status_code == 202, answer.text
-    return await newest_link(services, outbox, address, "email")
+    return await mailed_link(services, outbox, address, "email")
 
 
 async def confirm(http: httpx.AsyncClient, person: Person, token: str) -> httpx.Response:
@@ -129,7 +106,7 @@ async def move(http: httpx.AsyncClient, services: Services, outbox: Outbox, pers
     answer = await confirm(http, person, token)
     assert answer.status_code == 204, answer.text
     person.email = address
-    return await newest_link(services, outbox, old, "undo")
+    return await mailed_link(services, outbox, old, "undo")
 
 
 async def change_password(http: httpx.AsyncClient, person: Person, new: str) -> None:
@@ -164,4 +141,4 @@ async def signed_up(http: httpx.AsyncClient, services: Services, outbox: Outbox)
     """Somebody, their handle and the token of their link."""
     person = somebody()
     handle = await begin_sign_up(http, person)
-    return person, handle, await newest_link(services, outbox, person.email, "verify")
+    return person, handle, await mailed_link(services, outbox, person.email, "verify")

@@ -6,6 +6,7 @@ from litestar import Litestar
 
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox, Person, TestClock, browser, sign_up, somebody
+from tests.deeds import letters, mailed_link, sign_in, with_account
 from tests.journeys.links import (
     DEAD_LINK,
     NEW_PASSWORD,
@@ -14,14 +15,10 @@ from tests.journeys.links import (
     email_link,
     enter,
     links,
-    login,
-    mailbox,
     move,
-    newest_link,
     refresh,
     reset,
     told,
-    with_account,
 )
 
 
@@ -38,9 +35,9 @@ async def test_a_new_address_takes_the_place_of_the_old_one_after_a_click_in_its
     token = await email_link(http, services, outbox, person, new)
 
     assert await address_of(http, person) == old
-    assert (await login(http, person)).status_code == 200
-    assert told(await login(http, person, email=new)) == (401, "invalid_credentials")
-    asked = (await mailbox(services, outbox, old))[begun:]
+    assert (await sign_in(http, person)).status_code == 200
+    assert told(await sign_in(http, person, email=new)) == (401, "invalid_credentials")
+    asked = (await letters(services, outbox, old))[begun:]
     assert [mail.subject for mail in asked] == ["A new address was asked for"]
     assert token not in asked[0].text + asked[0].html
     for words in (f"New address: {new}", "Nothing has changed yet", "Change your password now: that also voids"):
@@ -49,8 +46,8 @@ async def test_a_new_address_takes_the_place_of_the_old_one_after_a_click_in_its
     answer = await confirm(http, person, token)
     assert (answer.status_code, answer.content) == (204, b"")
     assert await address_of(http, person) == new
-    assert (await login(http, person, email=new)).status_code == 200
-    assert told(await login(http, person, email=old)) == (401, "invalid_credentials")
+    assert (await sign_in(http, person, email=new)).status_code == 200
+    assert told(await sign_in(http, person, email=old)) == (401, "invalid_credentials")
 
 
 @pytest.mark.standard("LG-12", "LG-13", "CL-16")
@@ -61,7 +58,7 @@ async def test_both_addresses_are_told_and_only_the_old_one_can_undo(
     old = person.email
     undo = await move(http, services, outbox, person, new)
 
-    to_old, to_new = (await mailbox(services, outbox, old))[-1], (await mailbox(services, outbox, new))[-1]
+    to_old, to_new = (await letters(services, outbox, old))[-1], (await letters(services, outbox, new))[-1]
     assert to_old.subject == to_new.subject == "Your address was changed"
     assert f"New address: {new}" in to_old.text
     assert f"New address: {new}" in to_new.text
@@ -123,7 +120,7 @@ async def test_ones_own_address_in_any_spelling_is_no_new_one(
         answer = await ask_for_email(http, person, spelling)
         assert told(answer) == (400, "invalid_input")
         assert [(error["field"], error["code"]) for error in answer.json()["errors"]] == [("email", "email_unchanged")]
-    assert len(await mailbox(services, outbox, person.email)) == before
+    assert len(await letters(services, outbox, person.email)) == before
 
 
 @pytest.mark.standard("LG-14")
@@ -135,12 +132,12 @@ async def test_an_address_of_somebody_else_is_answered_alike_and_its_owner_is_to
     taken = await ask_for_email(http, person, owner.email)
 
     assert (taken.status_code, taken.content) == (free.status_code, free.content)
-    (mail,) = await mailbox(services, outbox, owner.email)
+    (mail,) = await letters(services, outbox, owner.email)
     assert mail.subject == "This address has an account already"
     assert "#" not in mail.text
     for known in (person.email, person.nickname, owner.nickname):
         assert known not in mail.text + mail.html, "neither learns who the other is"
-    assert (await login(http, owner)).status_code == 200
+    assert (await sign_in(http, owner)).status_code == 200
 
 
 # Undo
@@ -157,14 +154,14 @@ async def test_the_old_address_takes_the_account_back_with_a_password_of_its_own
     assert (await reset(http, undo)).status_code == 204
 
     assert await introspector.ask(http, person.access_token) == {"active": False}
-    assert told(await login(http, person, email=new, password=NEW_PASSWORD)) == (401, "invalid_credentials")
-    assert told(await login(http, person, email=old)) == (401, "invalid_credentials")
+    assert told(await sign_in(http, person, email=new, password=NEW_PASSWORD)) == (401, "invalid_credentials")
+    assert told(await sign_in(http, person, email=old)) == (401, "invalid_credentials")
     person.email, person.password = old, NEW_PASSWORD
     await enter(http, person)
     assert await address_of(http, person) == old
-    to_old = (await mailbox(services, outbox, old))[before[old] :]
+    to_old = (await letters(services, outbox, old))[before[old] :]
     assert [mail.subject for mail in to_old] == ["Your password was changed"]
-    (displaced,) = (await mailbox(services, outbox, new))[before[new] :]
+    (displaced,) = (await letters(services, outbox, new))[before[new] :]
     assert displaced.subject == "Your address was taken back"
 
 
@@ -176,7 +173,7 @@ async def test_the_address_that_lost_the_account_to_an_undo_is_not_told_that_mai
     undo = await move(http, services, outbox, person, new)
     assert (await reset(http, undo)).status_code == 204
 
-    displaced = (await mailbox(services, outbox, new))[-1]
+    displaced = (await letters(services, outbox, new))[-1]
     assert "our mails go here" not in displaced.text
     assert "opened the link in our mail to this address" not in displaced.text
 
@@ -192,7 +189,7 @@ async def test_an_undo_lives_for_a_day(
     assert (await reset(http, undos[0])).status_code == 204
     await clock.advance(minutes=1, seconds=1)
     assert told(await reset(http, undos[1])) == DEAD_LINK
-    assert (await login(http, people[1])).status_code == 200
+    assert (await sign_in(http, people[1])).status_code == 200
 
 
 @pytest.mark.standard("CL-16")
@@ -206,5 +203,5 @@ async def test_going_back_by_oneself_needs_no_undo_and_leaves_one_in_each_mailbo
 
     assert await address_of(http, person) == home
     assert [len(await links(services, outbox, address, "undo")) for address in (home, other)] == [1, 1]
-    assert (await reset(http, await newest_link(services, outbox, home, "undo"))).status_code == 204
-    assert (await login(http, person, password=NEW_PASSWORD)).status_code == 200
+    assert (await reset(http, await mailed_link(services, outbox, home, "undo"))).status_code == 204
+    assert (await sign_in(http, person, password=NEW_PASSWORD)).status_code == 200

@@ -8,20 +8,8 @@ from service.app import create_app
 from service.settings import load
 from service.wiring import Services
 from tests.conftest import ISSUER, Outbox, Person, TestClock, begin_sign_up, browser, somebody, worker
-from tests.journeys.links import (
-    DEAD_LINK,
-    LINK,
-    accounts_of,
-    claims,
-    forgot,
-    login,
-    mailbox,
-    newest_link,
-    reset,
-    told,
-    verify,
-    with_account,
-)
+from tests.deeds import letters, mailed_link, sign_in, with_account
+from tests.journeys.links import DEAD_LINK, LINK, accounts_of, claims, forgot, reset, told, verify
 
 
 async def test_the_link_opened_where_one_signed_up_needs_nothing_else(
@@ -29,14 +17,14 @@ async def test_the_link_opened_where_one_signed_up_needs_nothing_else(
 ) -> None:
     person = somebody()
     handle = await begin_sign_up(http, person)
-    token = await newest_link(services, outbox, person.email, "verify")
+    token = await mailed_link(services, outbox, person.email, "verify")
     answer = await verify(http, token=token, registration=handle)
 
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
     me = await http.get("/me", headers={"Authorization": f"Bearer {answer.json()['access_token']}"})
     assert (me.json()["email"], me.json()["nickname"]) == (person.email, person.nickname)
-    assert (await login(http, person)).status_code == 200
+    assert (await sign_in(http, person)).status_code == 200
 
 
 async def test_the_link_opened_elsewhere_needs_the_password(
@@ -44,7 +32,7 @@ async def test_the_link_opened_elsewhere_needs_the_password(
 ) -> None:
     person = somebody()
     await begin_sign_up(http, person)
-    token = await newest_link(services, outbox, person.email, "verify")
+    token = await mailed_link(services, outbox, person.email, "verify")
     async with browser(app) as phone:
         answer = await verify(phone, token=token, password=person.password)
 
@@ -60,7 +48,7 @@ async def test_a_mailbox_is_no_factor_and_a_password_is_one(app: Litestar, servi
         person = somebody()
         async with browser(app) as http:
             handle = await begin_sign_up(http, person)
-            token = await newest_link(services, outbox, person.email, "verify")
+            token = await mailed_link(services, outbox, person.email, "verify")
             proof = {"password": person.password} if elsewhere else {"registration": handle}
             answer = await verify(http, token=token, **proof)
         said.append(claims(answer.json()["access_token"])["amr"])
@@ -73,7 +61,7 @@ async def test_a_browser_may_have_its_session_in_a_cookie(
 ) -> None:
     person = somebody()
     handle = await begin_sign_up(http, person)
-    token = await newest_link(services, outbox, person.email, "verify")
+    token = await mailed_link(services, outbox, person.email, "verify")
     body = {"token": token, "registration": handle, "transport": "cookie"}
     refused = await http.post("/auth/verify", json=body)
     headers = {"X-Vestibule-CSRF": "1", "Origin": ISSUER}
@@ -92,8 +80,8 @@ async def test_a_nickname_that_was_taken_meanwhile_is_asked_for_again_with_the_s
     faster.nickname = person.nickname
     async with browser(app) as http:
         await begin_sign_up(http, person)
-        token = await newest_link(services, outbox, person.email, "verify")
-        await with_account(services, faster)
+        token = await mailed_link(services, outbox, person.email, "verify")
+        await with_account(services, person=faster)
         taken = await verify(http, token=token, password=person.password)
         again = await verify(http, token=token, password=person.password, nickname=somebody().nickname)
 
@@ -109,7 +97,7 @@ async def test_a_link_lives_for_an_hour_and_longer_than_its_code(
     proofs = []
     for person in people:
         handle = await begin_sign_up(http, person)
-        token = await newest_link(services, outbox, person.email, "verify")
+        token = await mailed_link(services, outbox, person.email, "verify")
         proofs.append({"registration": handle, "token": token})
 
     await clock.advance(minutes=59)
@@ -127,7 +115,7 @@ async def test_after_an_hour_a_resend_brings_a_link_that_works(
     handle = await begin_sign_up(http, person)
     await clock.advance(minutes=61)
     assert (await http.post("/auth/verify/resend", json={"registration": handle})).status_code == 202
-    token = await newest_link(services, outbox, person.email, "verify")
+    token = await mailed_link(services, outbox, person.email, "verify")
 
     assert (await verify(http, token=token, password=person.password)).status_code == 200
 
@@ -140,11 +128,11 @@ async def test_an_address_with_odd_characters_gets_links_that_work(
     someone = somebody()
     person = Person(f"{local}.{someone.email}", someone.nickname)
     await begin_sign_up(http, person)
-    token = await newest_link(services, outbox, person.email, "verify")
+    token = await mailed_link(services, outbox, person.email, "verify")
     assert (await verify(http, token=token, password=person.password)).status_code == 200
 
     await forgot(http, person.email)
-    token = await newest_link(services, outbox, person.email, "reset")
+    token = await mailed_link(services, outbox, person.email, "reset")
     assert (await reset(http, token)).status_code == 204
 
 
@@ -159,10 +147,10 @@ async def test_a_front_end_of_ones_own_gets_the_links_when_the_operator_names_it
         browser(create_app(named)) as http,
     ):
         await begin_sign_up(http, person)
-        token = await newest_link(named, outbox, person.email, "verify")
+        token = await mailed_link(named, outbox, person.email, "verify")
         assert (await verify(http, token=token, password=person.password)).status_code == 200
         await forgot(http, person.email)
-        mails = await mailbox(named, outbox, person.email)
+        mails = await letters(named, outbox, person.email)
 
     pages = {found[2]: found[1] for mail in mails for found in LINK.finditer(mail.text)}
     assert pages == {"verify": page, "reset": page}

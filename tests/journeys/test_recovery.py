@@ -13,20 +13,17 @@ from service.crypto.blocklist import Blocklist
 from service.settings import load
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox, TestClock, browser, new_address, sign_up, worker
+from tests.deeds import WRONG, letters, sign_in, with_account
 from tests.journeys.links import (
     DEAD_LINK,
     NEW_PASSWORD,
-    WRONG,
     change_password,
     claims,
     enter,
-    login,
-    mailbox,
     refresh,
     reset,
     reset_link,
     told,
-    with_account,
 )
 
 
@@ -55,9 +52,9 @@ async def test_a_forgotten_password_is_replaced_and_every_session_ends(
         assert me.status_code == 401
         body = {"refresh_token": refresh_token}
         assert told(await http.post("/auth/refresh", json=body)) == (401, "session_expired")
-    assert told(await login(http, person)) == (401, "invalid_credentials")
+    assert told(await sign_in(http, person)) == (401, "invalid_credentials")
     person.password = NEW_PASSWORD
-    assert (await login(http, person)).status_code == 200
+    assert (await sign_in(http, person)).status_code == 200
     by_nickname = await http.post("/auth/login", json={"nickname": person.nickname, "password": NEW_PASSWORD})
     assert by_nickname.status_code == 200
 
@@ -68,14 +65,14 @@ async def test_the_holder_is_told_of_a_reset_and_what_to_do_if_it_was_not_them(
 ) -> None:
     person = await sign_up(http, services, outbox)
     token = await reset_link(http, services, outbox, person)
-    mail = (await mailbox(services, outbox, person.email))[-1]
+    mail = (await letters(services, outbox, person.email))[-1]
     assert "within 30 minutes" in mail.text
     assert "Ignore this mail" in mail.text
     before = len(outbox.to(person.email))
     agent = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"}
     await http.post("/auth/password/reset", json={"token": token, "password": NEW_PASSWORD}, headers=agent)
 
-    (notice,) = (await mailbox(services, outbox, person.email))[before:]
+    (notice,) = (await letters(services, outbox, person.email))[before:]
     assert notice.subject == "Your password was changed"
     assert "Device: Firefox" in notice.text
     for words in ("reset, with a link", "Was it not you?", "change the password of your mailbox", "forgot password"):
@@ -95,7 +92,7 @@ async def test_a_link_to_reset_lives_for_half_an_hour(
     assert (await reset(http, tokens[0])).status_code == 204
     await clock.advance(minutes=1, seconds=1)
     assert told(await reset(http, tokens[1])) == DEAD_LINK
-    assert (await login(http, people[1])).status_code == 200
+    assert (await sign_in(http, people[1])).status_code == 200
 
 
 @pytest.mark.standard("PW-05", "PW-06")
@@ -193,14 +190,14 @@ async def test_a_reset_opens_a_password_that_strangers_had_locked(
         person = await with_account(strict)
         async with browser(door) as guesser:
             for _ in range(5):
-                assert (await login(guesser, person, password=WRONG)).status_code == 401
+                assert (await sign_in(guesser, person, password=WRONG)).status_code == 401
         async with browser(door) as owner:
-            assert told(await login(owner, person)) == (401, "invalid_credentials"), "locked, and does not say so"
+            assert told(await sign_in(owner, person)) == (401, "invalid_credentials"), "locked, and does not say so"
             token = await reset_link(owner, strict, outbox, person)
             assert (await reset(owner, token)).status_code == 204
         person.password = NEW_PASSWORD
         async with browser(door) as elsewhere:
-            assert (await login(elsewhere, person)).status_code == 200
+            assert (await sign_in(elsewhere, person)).status_code == 200
         await strict.mailer.drain()
 
 
@@ -213,10 +210,10 @@ async def test_a_new_password_forgets_the_devices_that_knew_the_old_one(
     person, home, thiefs = await with_account(services), new_address(), new_address()
 
     async def notices_of_sign_in_from(address: str) -> int:
-        before = len(await mailbox(services, outbox, person.email))
+        before = len(await letters(services, outbox, person.email))
         async with browser(app, address) as http:
             await enter(http, person)
-        mails = (await mailbox(services, outbox, person.email))[before:]
+        mails = (await letters(services, outbox, person.email))[before:]
         return [mail.subject for mail in mails].count("A new device signed in")
 
     assert [await notices_of_sign_in_from(thiefs) for _ in range(2)] == [1, 0]
@@ -240,11 +237,11 @@ async def test_failures_before_a_sign_in_from_a_new_place_are_told_once(
     person = await with_account(services)
     async with browser(app) as http:
         for _ in range(5):
-            await login(http, person, password=WRONG)
+            await sign_in(http, person, password=WRONG)
         await enter(http, person)
         await enter(http, person)
 
-    (notice,) = await mailbox(services, outbox, person.email)
+    (notice,) = await letters(services, outbox, person.email)
     assert notice.subject == "A new device signed in"
     assert "5 attempts with wrong passwords came before it." in notice.text
 
