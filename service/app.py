@@ -23,17 +23,24 @@ from service.accounts.avatar_controller import AvatarController
 from service.accounts.controller import RecoveryController, SignUpController
 from service.accounts.me_controller import MeController
 from service.accounts.users_controller import UsersController
+from service.admin.accounts import AccountsController
+from service.admin.audit import AuditController
+from service.admin.clients import ApisController, ClientsController
+from service.admin.keys import KeysController
+from service.admin.sessions import SessionsOfManyController
 from service.edge import Edge, StrictRequest, provide_device
 from service.errors import ServiceError
 from service.login.controller import LoginController, ReauthenticationController
 from service.oauth.discovery import DiscoveryController
 from service.oauth.errors import as_oauth_error, as_oauth_http_error
 from service.oauth.introspect import IntrospectionController
+from service.oauth.revoke import RevocationController
+from service.oauth.token import TokenController
 from service.operations.controller import ProbeController
 from service.operations.docs import DocsController, DocsRouter
 from service.operations.mailbox import MailboxController
 from service.problems import Crashed, as_http_problem, as_problem
-from service.tokens.principal import provide_principal
+from service.tokens.principal import provide_operator, provide_principal
 from service.tokens.sessions_controller import SessionsController
 from service.tokens.transport import COOKIE
 from service.web.controller import ConfirmController
@@ -57,6 +64,16 @@ INJECTED = (
     "closing",
     "login",
     "client_authentication",
+    "token_endpoint",
+    "introspections",
+    "revocation",
+    "limits",
+    "audit",
+    "administration",
+    "directory",
+    "mass_sign_out",
+    "client_administration",
+    "audit_trail",
     "health",
     "mailbox",
 )
@@ -67,7 +84,7 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
     forget_bodies_and_cookies()
     oauth = Router(
         "/",
-        route_handlers=[IntrospectionController],
+        route_handlers=[IntrospectionController, TokenController, RevocationController],
         exception_handlers={
             ServiceError: as_oauth_error,
             HTTPException: as_oauth_http_error,
@@ -83,6 +100,12 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         SessionsController,
         AvatarController,
         UsersController,
+        AccountsController,
+        SessionsOfManyController,
+        ClientsController,
+        ApisController,
+        KeysController,
+        AuditController,
         DiscoveryController,
         ProbeController,
         ConfirmController,
@@ -104,7 +127,7 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
             logging_config=None,
         )
     )
-    app.asgi_handler = Edge(app.asgi_handler, services.settings)
+    app.asgi_handler = Edge(app.asgi_handler, services.settings, services.clients.origins)
     return app
 
 
@@ -143,7 +166,12 @@ def _uncached(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _dependencies(services: Services) -> dict[str, Provide | Callable[..., Any]]:
     provided = {name: _provide(getattr(services, name)) for name in INJECTED}
-    return {**provided, "device": Provide(provide_device), "principal": Provide(provide_principal)}
+    return {
+        **provided,
+        "device": Provide(provide_device),
+        "principal": Provide(provide_principal),
+        "operator": Provide(provide_operator),
+    }
 
 
 def _provide(service: object) -> Provide:

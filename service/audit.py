@@ -41,6 +41,7 @@ class AuditEvent(Table):
         Index(None, "account_id", "at"),
         Index(None, "event", "at"),
         Index(None, "at", postgresql_using="brin"),
+        Index(None, "at", "id"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -75,12 +76,16 @@ class Audit:
         client: str | None = None,
         session: str | None = None,
         is_anonymous: bool = False,
-        **detail: str | int | bool | list[str],
+        by: str = "",
+        why: str = "",
+        **detail: Any,
     ) -> None:
         """Notes one decision. `event` is a dotted verb (`session.open`), `outcome` says `ok` or why not.
 
+        `by` is who decided it for somebody else, `why` the reason they gave; `detail` is plain JSON.
         An anonymous one leaves out where it came from: its person is being forgotten.
         """
+        detail |= {name: text for name, text in (("by", by), ("reason", _storable(why))) if text}
         context = {} if is_anonymous else structlog.contextvars.get_contextvars()
         row = {
             "id": new_id(),

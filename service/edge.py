@@ -7,6 +7,7 @@ wraps the whole application instead.
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -53,9 +54,9 @@ LONGEST_ORIGIN = 100
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, registered: Callable[[], frozenset[bytes]]) -> None:
         self._app = app
-        self._origins = Origins.of(settings)
+        self._origins = Origins.of(settings, registered)
         self._place_header = settings.place_header.lower().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -125,6 +125,23 @@ class AmbiguousCredentials(ServiceError):
     challenge = 'Bearer realm="api", error="invalid_request"'
 
 
+class InsufficientScope(ServiceError):
+    """RFC 6750 section 3.1: the token is good, but not for this."""
+
+    status = 403
+    code = "insufficient_scope"
+    detail = "The access token does not have the scope, or its holder not the role, that this needs."
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"needs {scope}")
+        self.challenge = f'Bearer realm="api", error="insufficient_scope", scope="{scope}"'
+
+
+class InvalidScope(ServiceError):
+    code = "invalid_scope"
+    detail = "The scope is unknown, malformed, or more than was granted."
+
+
 class EmailNotVerified(ServiceError):
     status = 403
     code = "email_not_verified"
@@ -135,6 +152,14 @@ class AccountDisabled(ServiceError):
     status = 403
     code = "account_disabled"
     detail = "The account is disabled."
+
+
+class PasswordChangeRequired(ServiceError):
+    """Said after the right password alone: it tells that the account exists (NIST SP 800-63B-4 3.1.1.2)."""
+
+    status = 403
+    code = "password_change_required"
+    detail = "This password may not be used any more. A mail with a link for a new one is on its way."
 
 
 class CrossSiteRefused(ServiceError):
@@ -173,6 +198,42 @@ class ClientIdTaken(ServiceError):
     status = 409
     code = "client_id_taken"
     detail = "A client with this id exists."
+
+
+class TooManyClients(ServiceError):
+    status = 409
+    code = "too_many_clients"
+    detail = "No more clients can be registered (VESTIBULE_MOST_CLIENTS)."
+
+
+class TooManySecrets(ServiceError):
+    status = 409
+    code = "too_many_secrets"
+    detail = "The client has two live secrets. End one of them first."
+
+
+class ApiTaken(ServiceError):
+    status = 409
+    code = "api_taken"
+    detail = "An API with this identifier is registered."
+
+
+class ApiInUse(ServiceError):
+    status = 409
+    code = "api_in_use"
+    detail = "Clients are registered for this API. Change them first."
+
+
+class LastAdmin(ServiceError):
+    status = 409
+    code = "last_admin"
+    detail = "Nobody else could administer this service. Make another administrator first."
+
+
+class UnknownKey(ServiceError):
+    status = 404
+    code = "unknown_key"
+    detail = "There is no such signing key, or it was revoked before."
 
 
 class TooManyRequests(ServiceError):

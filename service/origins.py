@@ -1,6 +1,6 @@
 """Which web pages may call us: an exact list, what their browsers are told about it, and whose writes never run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,18 +33,25 @@ PUBLIC_CALLS = (
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Our own origin and the registered ones, compared byte for byte: no pattern, no case folding, never `null`.
+    """Our own origin and the allowed ones, compared byte for byte: no pattern, no case folding, never `null`.
 
     Whoever matches by suffix or prefix lets `evilapp.example.com` in, or `app.example.com.evil.example`; `null` is
-    what any sandboxed frame sends.
+    what any sandboxed frame sends. Pages of origins that clients registered may call us and read the answer; the
+    cookie comes along from our own and those of the settings alone.
     """
 
-    known: frozenset[bytes]
+    trusted: frozenset[bytes]
+    registered: Callable[[], frozenset[bytes]]
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Those of the settings, which take nothing but exact origins."""
-        return cls(frozenset(origin.encode() for origin in (settings.own_origin, *settings.allowed_origins)))
+    def of(cls, settings: Settings, registered: Callable[[], frozenset[bytes]]) -> Self:
+        """Those of the settings, which take nothing but exact origins, and those that clients have at each moment."""
+        trusted = frozenset(origin.encode() for origin in (settings.own_origin, *settings.allowed_origins))
+        return cls(trusted, registered)
+
+    def knows(self, origin: bytes | None) -> bool:
+        """Whether pages of this origin may call us."""
+        return origin is not None and (origin in self.trusted or origin in self.registered())
 
     def refuses(self, method: str, path: str, origin: bytes | None) -> bool:
         """Whether a request is a page of a foreign origin that would change something.
@@ -53,7 +60,7 @@ class Origins:
         that way. Without `Origin` it is no page (browsers name it on every write), so native apps pass.
         """
         writes = method not in READING and any(_is_below(path, root) for root in FRONT_END)
-        return writes and origin is not None and origin not in self.known
+        return writes and origin is not None and not self.knows(origin)
 
     def preflight(self, path: str, origin: bytes | None) -> Headers:
         """What a preflight is answered beyond the headers of every answer: nothing for a foreign origin.
@@ -62,7 +69,7 @@ class Origins:
         """
         if _is_below(path, PUBLIC_DOCUMENTS):
             return list(PUBLIC_CALLS)
-        return list(CALLS) if origin in self.known else []
+        return list(CALLS) if self.knows(origin) else []
 
     def share(self, headers: Headers, path: str, origin: bytes | None) -> Headers:
         """The headers of an answer, and with them who may read it.
@@ -74,9 +81,10 @@ class Origins:
         if _is_below(path, PUBLIC_DOCUMENTS):
             return [*headers, (ALLOW_ORIGIN, b"*"), EXPOSED]
         headers = _varied(headers)
-        if origin is None or origin not in self.known:
+        if origin is None or not self.knows(origin):
             return headers
-        with_cookie = [(b"access-control-allow-credentials", b"true")] if _is_below(path, WITH_COOKIE) else []
+        may_send_cookie = origin in self.trusted and _is_below(path, WITH_COOKIE)
+        with_cookie = [(b"access-control-allow-credentials", b"true")] if may_send_cookie else []
         return [*headers, (ALLOW_ORIGIN, origin), EXPOSED, *with_cookie]
 
 

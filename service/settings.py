@@ -114,7 +114,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     leeway: timedelta = timedelta(seconds=30)
     jwks_max_age: timedelta = timedelta(minutes=10)
     key_refresh: timedelta = timedelta(seconds=5)
-    """How often each worker looks for new signing keys and changed clients."""
+    """How often each worker looks for new signing keys and changed clients, if nothing told it before."""
+    key_rotation: timedelta = timedelta(days=90)
+    """How long a signing key signs before the next takes over by itself; only on demand when 0."""
 
     # Limits
     limit_guess_network: Rate = Rate(60, 60)
@@ -130,6 +132,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limit_export_account: Rate = Rate(5, 3600)
     limit_client_secret: Rate = Rate(20, 600)
     limit_client_network: Rate = Rate(200, 600)
+    limit_token_client: Rate = Rate(3000, 60)
+    most_clients: int = 1000
+    """Clients that may be registered: every worker keeps them all in memory."""
 
     # How long a dependency may take
     database_timeout: timedelta = timedelta(seconds=1)

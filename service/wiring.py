@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -13,10 +14,12 @@ from service.accounts.avatars import Avatars, open_store
 from service.accounts.breaches import BreachedPasswords
 from service.accounts.closing import Closing
 from service.accounts.credentials import Credentials
+from service.accounts.directory import Directory
 from service.accounts.entrance import Entrance
 from service.accounts.export import Exports
 from service.accounts.guesses import Guesses
 from service.accounts.mail_budget import MailBudget
+from service.accounts.mass_sign_out import MassSignOut
 from service.accounts.new_passwords import NewPasswords
 from service.accounts.notices import Notices
 from service.accounts.own_password import OwnPassword
@@ -26,6 +29,7 @@ from service.accounts.profile import Profile
 from service.accounts.recovery import Recovery
 from service.accounts.registration import Registration
 from service.audit import Audit
+from service.audit_search import AuditTrail
 from service.clock import Clock, utc_now
 from service.crypto.blocklist import Blocklist
 from service.crypto.passwords import Cost, Passwords
@@ -42,22 +46,33 @@ from service.mail.outbox import Outbox
 from service.mail.smtp import Smtp
 from service.mail.templates import Templates
 from service.oauth.client_authentication import ClientAuthentication
+from service.oauth.grants.client_credentials import ClientCredentials
+from service.oauth.grants.refresh_token import RefreshTokenGrant
+from service.oauth.introspect import Introspections
+from service.oauth.token import TokenEndpoint
 from service.operations.health import Health
 from service.operations.housekeeping import Housekeeping
+from service.operations.rewrapping import Rewrapping
 from service.settings import Settings
 from service.store.postgres import Database
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens
+from service.tokens.client_administration import ClientAdministration
 from service.tokens.clients import Clients
+from service.tokens.inspection import Inspection
 from service.tokens.journal import Journal
 from service.tokens.keys import SigningKeys
 from service.tokens.one_time import OneTimeTokens
 from service.tokens.overview import Overview
 from service.tokens.principal import BearerAuthentication
 from service.tokens.refresh import RefreshTokens
+from service.tokens.revocation import Revocation
 from service.tokens.sessions import Sessions
 
 log = structlog.get_logger("vestibule.wiring")
+
+CHANGED = "changed"
+"""The channel on which workers tell each other that clients or keys changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +90,18 @@ class Services:
     audit: Audit
     outbox: Outbox
     mailer: Mailer
+    limits: Limits
     clients: Clients
+    client_administration: ClientAdministration
     signing_keys: SigningKeys
     sessions: Sessions
+    inspection: Inspection
     bearer: BearerAuthentication
     registrations: Registration
     administration: Administration
+    directory: Directory
+    mass_sign_out: MassSignOut
+    audit_trail: AuditTrail
     recovery: Recovery
     profile: Profile
     credentials: Credentials
@@ -90,9 +111,13 @@ class Services:
     closing: Closing
     login: Login
     client_authentication: ClientAuthentication
+    token_endpoint: TokenEndpoint
+    introspections: Introspections
+    revocation: Revocation
     health: Health
     mailbox: Mailbox
     housekeeping: Housekeeping
+    rewrapping: Rewrapping
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -107,9 +132,11 @@ class Services:
         self.mailer.start()
         self.housekeeping.start()
         reloading = asyncio.create_task(self._reload_on(), name="reload")
+        listening = asyncio.create_task(self._reload_when_told(), name="listen")
         try:
             yield
         finally:
+            await background.end(listening)
             await background.end(reloading)
             await self.housekeeping.stop()
             await self.health.stop()
@@ -129,6 +156,27 @@ class Services:
         while True:
             await asyncio.sleep(pause)
             await self._reload()
+            await self._rotate_keys()
+
+    async def _reload_when_told(self) -> None:
+        """Other workers say when they changed a client or a key; who missed it looks within `key_refresh`."""
+        pause = self.settings.key_refresh.total_seconds()
+        while True:
+            try:
+                async for _ in self.store.announcements(CHANGED):
+                    await self._reload()
+            except Unavailable as error:
+                log.warning("not listening for changes", reason=error.reason)
+            await asyncio.sleep(pause)
+
+    async def _rotate_keys(self) -> None:
+        try:
+            if await self.signing_keys.rotate_if_due():
+                self.audit.record("keys.rotate", "scheduled")
+        except Unavailable as error:
+            log.warning("a due rotation of keys waits", reason=error.reason)
+        except Exception:
+            log.exception("a due rotation of keys failed")
 
     async def _reload(self) -> None:
         for what, reload in (("signing keys", self.signing_keys.reload), ("clients", self.clients.reload)):
@@ -172,12 +220,15 @@ def build(
     notices = Notices(outbox, clock)
     one_time = OneTimeTokens(roots, clock)
 
-    clients = Clients(database, roots, clock)
-    signing_keys = SigningKeys(database, roots, settings, clock)
+    announce = partial(store.announce, CHANGED)
+    clients = Clients(database, roots, clock, settings.token_audience, announce)
+    signing_keys = SigningKeys(database, roots, settings, clock, announce)
     signer = Signer(settings.issuer, settings.token_audience, settings.leeway)
     access_tokens = AccessTokens(signer, signing_keys, settings, clock)
     journal = Journal(database, clock)
     sessions = Sessions(store, RefreshTokens(roots), access_tokens, clients, journal, audit, settings)
+
+    inspection = Inspection(access_tokens, sessions, clients, store)
 
     avatars = Avatars(database, limits, audit, settings, clock, store=open_store(settings))
     profile = Profile(database, passwords, avatars, limits, notices, audit, settings)
@@ -235,6 +286,7 @@ def build(
         registration=registration,
         entrance=entrance,
         own_password=own_password,
+        recovery=recovery,
         sessions=sessions,
         journal=journal,
         clients=clients,
@@ -252,12 +304,18 @@ def build(
         audit=audit,
         outbox=outbox,
         mailer=mailer,
+        limits=limits,
         clients=clients,
+        client_administration=ClientAdministration(database, clients, roots, audit, settings, clock),
         signing_keys=signing_keys,
         sessions=sessions,
-        bearer=BearerAuthentication(sessions),
+        inspection=inspection,
+        bearer=BearerAuthentication(inspection, settings, clock),
         registrations=registration,
         administration=Administration(database, new_passwords, sessions, journal, audit, clock),
+        directory=Directory(database),
+        mass_sign_out=MassSignOut(database, sessions, audit, clock),
+        audit_trail=AuditTrail(database),
         recovery=recovery,
         profile=profile,
         credentials=credentials,
@@ -266,8 +324,19 @@ def build(
         exports=Exports(database, profile, sessions, journal, one_time, outbox, audit, limits, settings, clock),
         closing=Closing(database, sessions, one_time, notices, avatars, pending, audit, settings, clock),
         login=login,
-        client_authentication=ClientAuthentication(clients, limits, audit, settings),
+        client_authentication=ClientAuthentication(clients, limits, store, audit, settings, clock),
+        token_endpoint=TokenEndpoint(
+            {
+                "client_credentials": ClientCredentials(clients, access_tokens, audit),
+                "refresh_token": RefreshTokenGrant(clients, login),
+            },
+            limits,
+            settings,
+        ),
+        introspections=Introspections(inspection, sessions, access_tokens, clients, clock),
+        revocation=Revocation(access_tokens, sessions, clients, store, audit, clock),
         health=Health(database, store, transport, signing_keys, clock),
         mailbox=Mailbox(store, clock),
         housekeeping=Housekeeping(database, settings, clock),
+        rewrapping=Rewrapping(database, roots, signing_keys, outbox),
     )

@@ -32,6 +32,7 @@ from service.settings import Settings, load
 from service.store.postgres import driver_url
 from service.store.redis import source
 from service.store.schema import migrate
+from service.tokens.client_administration import ClientChanges
 from service.wiring import Services, build
 
 ISSUER = "https://auth.test"
@@ -226,7 +227,7 @@ async def services(settings: Settings, wall_clock: TestClock, outbox: Outbox) ->
     """The service under test, with its keys, its front end and a client that may introspect."""
     first = build(settings, clock=wall_clock, mail=lambda _: outbox, scripts=shifted)
     await first.signing_keys.ensure()
-    await first.clients.ensure_front_end()
+    await first.client_administration.ensure_front_end()
     await first.close()
     async with worker(settings, wall_clock, outbox) as running:
         yield running
@@ -263,9 +264,10 @@ class Introspector:
 @pytest.fixture(scope="session")
 async def introspector(services: Services) -> Introspector:
     client_id = f"svc-{secrets.token_hex(4)}"
-    secret = await services.clients.create(client_id, "Orders", confidential=True, may_introspect=True)
-    assert secret is not None
-    return Introspector(client_id, secret)
+    values = ClientChanges(name="Orders", may_introspect=True)
+    _, made = await services.client_administration.register(client_id, values, confidential=True)
+    assert made is not None
+    return Introspector(client_id, made.secret)
 
 
 def new_address() -> str:

@@ -1,6 +1,7 @@
 """What people do once they have an account, for the tests of more than one room."""
 
 import re
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -9,6 +10,7 @@ from sqlalchemy import select
 
 from service.accounts.models import Account
 from service.mail.message import Mail
+from service.tokens.client_administration import ClientChanges
 from service.wiring import Services
 from tests.conftest import ISSUER, PASSWORD, Outbox, Person, browser, new_address, somebody
 
@@ -18,6 +20,13 @@ OTHER = "snow under the distant mountain"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 COOKIE_HEADERS = {"X-Vestibule-CSRF": "1", "Origin": ISSUER}
 DEVICE_COOKIE = "__Host-vestibule-device"
+
+
+async def registered(services: Services, client_id: str, *, confidential: bool = True, **values: Any) -> str:
+    """A client; its secret, empty for one that has none."""
+    changes = ClientChanges(**{"may_introspect": confidential, **values})
+    _, made = await services.client_administration.register(client_id, changes, confidential=confidential)
+    return made.secret if made else ""
 
 
 async def with_account(services: Services, roles: tuple[str, ...] = (), person: Person | None = None) -> Person:

@@ -450,7 +450,7 @@ async def test_without_postgresql_people_stay_signed_in_and_their_events_are_wri
     settings = load({**environ, "DATABASE_URL": own_database[0]})
     first = build(settings, mail=lambda _: outbox)
     await first.signing_keys.ensure()
-    await first.clients.ensure_front_end()
+    await first.client_administration.ensure_front_end()
     await first.close()
     async with worker(settings, wall_clock, outbox) as services, browser(create_app(services)) as http:
         person = await sign_up(http, services, outbox)

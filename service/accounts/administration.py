@@ -1,11 +1,11 @@
 """What an operator does to accounts."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import select
 
 from service.accounts.models import Account
 from service.accounts.names import canonical_email, login_name, nickname_key
@@ -14,18 +14,21 @@ from service.accounts.registration import add_account
 from service.accounts.repository import AccountRepository
 from service.audit import Audit
 from service.clock import Clock
-from service.errors import FieldError, InvalidInput
+from service.errors import FieldError, InvalidInput, LastAdmin, NotFound
 from service.languages import DEFAULT
-from service.store.postgres import Database, new_id
+from service.store.postgres import Database, Transaction, new_id
 from service.tokens.journal import Journal
+from service.tokens.scopes import ADMIN
+from service.tokens.session_facts import Ended
 from service.tokens.sessions import Sessions
 
 ROLE = re.compile(r"[a-z][a-z0-9:_-]{0,62}", re.ASCII)
+MOST_ROLES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """Makes and disables accounts from outside."""
+    """Makes, disables and appoints accounts from outside. `by` and `why` go to the audit."""
 
     database: Database
     new_passwords: NewPasswords
@@ -40,9 +43,7 @@ class Administration:
         Raises `InvalidInput`, `NicknameTaken`, `EmailTaken`.
         """
         address, key = canonical_email(email), nickname_key(nickname)
-        if not all(ROLE.fullmatch(role) for role in roles):
-            detail = "A role starts with a letter and holds a-z 0-9 : _ -"
-            raise InvalidInput(fields=[FieldError("role", "role_invalid", detail)])
+        _ensure_roles(roles)
         now = self.clock()
         account = Account(
             id=new_id(),
@@ -51,6 +52,7 @@ class Administration:
             nickname_key=key,
             password_hash=await self.new_passwords.hashed(password, email=address, nickname=nickname),
             password_changed_at=now,
+            password_change_required=False,
             locale=DEFAULT,
             avatar_url=None,
             roles=list(roles),
@@ -68,14 +70,97 @@ class Administration:
         async with self.database.begin() as transaction:
             return await AccountRepository(session=transaction).by_name(looked_up)
 
-    async def disable(self, account: UUID) -> None:
+    async def disable(self, account: UUID, *, by: str = "", why: str = "") -> Account:
         """Shuts an account out and ends all its sessions; done when both stores have it.
 
-        Raises `Unavailable` when one of them has not: call again, it is idempotent.
+        Raises `NotFound`, `LastAdmin`, and `Unavailable` when one store has not: call again, it is idempotent.
         """
-        statement = update(Account).where(Account.id == account, Account.disabled_at.is_(None))
         async with self.database.begin() as transaction:
-            result: Any = await transaction.execute(statement.values(disabled_at=self.clock()))
+            await ensure_other_admin(transaction, account)
+            row = await _held(transaction, account)
+            was_disabled = row.disabled_at is not None
+            row.disabled_at = row.disabled_at or self.clock()
             await self.journal.all_ended(transaction, account, "disabled")
         await self.sessions.close_all(account)
-        self.audit.record("account.disable", "ok" if result.rowcount else "already", account=account)
+        self.audit.record("account.disable", "already" if was_disabled else "ok", account=account, by=by, why=why)
+        return row
+
+    async def enable(self, account: UUID, *, by: str = "", why: str = "") -> Account:
+        """Lets an account in again; its old sessions stay ended. Raises `NotFound`."""
+        async with self.database.begin() as transaction:
+            row = await _held(transaction, account)
+            was_disabled, row.disabled_at = row.disabled_at is not None, None
+        self.audit.record("account.enable", "ok" if was_disabled else "already", account=account, by=by, why=why)
+        return row
+
+    async def set_roles(self, account: UUID, roles: Sequence[str], *, by: str = "", why: str = "") -> Account:
+        """Gives an account these roles and no others; they show at the next introspection of each of its tokens.
+
+        Redis is told while the row is held, see deploy/decisions/0006. Raises `NotFound`, `InvalidInput`, `LastAdmin`.
+        """
+        _ensure_roles(roles)
+        async with self.database.begin() as transaction:
+            if ADMIN not in roles:
+                await ensure_other_admin(transaction, account)
+            row = await _held(transaction, account)
+            before, row.roles = row.roles, sorted(set(roles))
+            await transaction.flush()
+            await self.sessions.appoint(account, row.roles)
+        self.audit.record("account.set_roles", account=account, by=by, why=why, before=before, after=row.roles)
+        return row
+
+    async def require_password_change(self, account: UUID, *, by: str = "", why: str = "") -> Account:
+        """Makes the password worthless until a mailed link has set another one, and ends every session
+        (NIST SP 800-63B-4 3.1.1.2). Raises `NotFound`."""
+        async with self.database.begin() as transaction:
+            row = await _held(transaction, account)
+            row.password_change_required = True
+            await self.journal.all_ended(transaction, account, "administrator")
+        await self.sessions.close_all(account)
+        self.audit.record("account.require_password_change", account=account, by=by, why=why)
+        return row
+
+    async def end_sessions(self, account: UUID, *, by: str = "", why: str = "") -> None:
+        """Ends every session of an account. Raises `NotFound`."""
+        async with self.database.begin() as transaction:
+            await _held(transaction, account)
+            await self.journal.all_ended(transaction, account, "administrator")
+            await self.sessions.close_all(account)
+        self.audit.record("session.close_all", "administrator", account=account, by=by, why=why)
+
+    def note_reset(self, account: UUID, *, by: str, why: str) -> None:
+        """Puts into the audit trail who had a reset link mailed to an account."""
+        self.audit.record("account.start_reset", account=account, by=by, why=why)
+
+    async def end_session(self, account: UUID, session: UUID, *, by: str = "", why: str = "") -> None:
+        """Ends one session of an account. Raises `NotFound` unless it lived."""
+        outcome = await self.sessions.end(account, session.bytes, Ended.ADMINISTRATOR)
+        if outcome in {"closed", "revoked"}:  # an end that the journal missed is written when it is asked for again
+            await self.journal.ended(session.bytes, "administrator")
+        if outcome != "closed":
+            raise NotFound("no such session of this account")
+        self.audit.record("session.close", "administrator", account=account, session=str(session), by=by, why=why)
+
+
+async def ensure_other_admin(transaction: Transaction, account: UUID) -> None:
+    """Keeps every administrator's row until the transaction ends, so that two cannot take away each other's role.
+
+    Raises `LastAdmin` when this account is the only one left.
+    """
+    enabled = Account.roles.contains([ADMIN]) & Account.disabled_at.is_(None)
+    admins = (await transaction.scalars(select(Account.id).where(enabled).order_by(Account.id).with_for_update())).all()
+    if list(admins) == [account]:
+        raise LastAdmin
+
+
+async def _held(transaction: Transaction, account: UUID) -> Account:
+    row = await AccountRepository(session=transaction).held_for_change(account)
+    if row is None:
+        raise NotFound("no such account")
+    return row
+
+
+def _ensure_roles(roles: Sequence[str]) -> None:
+    if len(roles) > MOST_ROLES or not all(ROLE.fullmatch(role) for role in roles):
+        detail = f"At most {MOST_ROLES}; a role starts with a letter and holds a-z 0-9 : _ -"
+        raise InvalidInput(fields=[FieldError("roles", "role_invalid", detail)])

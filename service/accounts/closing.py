@@ -5,6 +5,7 @@ from uuid import UUID
 
 import structlog
 
+from service.accounts.administration import ensure_other_admin
 from service.accounts.avatars import Avatars
 from service.accounts.models import Account
 from service.accounts.notices import Notices, moment
@@ -17,6 +18,7 @@ from service.settings import Settings
 from service.store.postgres import Database, Transaction
 from service.tokens.one_time import PREFIXES, OneTimeTokens
 from service.tokens.principal import Principal
+from service.tokens.scopes import ADMIN
 from service.tokens.sessions import Sessions
 
 log = structlog.get_logger("vestibule.closing")
@@ -37,11 +39,16 @@ class Closing:
     clock: Clock
 
     async def close(self, principal: Principal) -> None:
-        """Erases the account of somebody who signed in just now. Raises `StaleAuthentication`, `Unavailable`."""
+        """Erases the account of somebody who signed in just now.
+
+        Raises `StaleAuthentication`, `LastAdmin`, `Unavailable`.
+        """
         principal.ensure_fresh(self.settings, self.clock)
         await self.avatars.ensure_reachable(principal.account)
         await self.audit.flush()
         async with self.database.begin() as transaction:
+            if ADMIN in principal.roles:
+                await ensure_other_admin(transaction, principal.account)
             accounts = AccountRepository(session=transaction)
             account = await accounts.held_for_change(principal.account)
             if account is None:

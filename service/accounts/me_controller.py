@@ -20,6 +20,7 @@ from service.errors import (
     CrossSiteRefused,
     InvalidCredentials,
     InvalidOrExpiredCode,
+    LastAdmin,
     NicknameTaken,
     StaleAuthentication,
 )
@@ -88,15 +89,14 @@ class MeController(Controller):
         device: NamedDependency[Device],
     ) -> Response[Me]:
         """Changes nickname, picture or language: what is absent stays."""
-        mine, roles = principal.account, principal.roles
-        return Response(Me.of(await profile.change(mine, data, device, by=mine, roles=roles)), headers=NO_STORE)
+        return Response(Me.of(await profile.change(principal.account, data, device, by=principal)), headers=NO_STORE)
 
     @delete(
         "",
         status_code=204,
         operation_id="closeAccount",
         summary="Close your account",
-        responses=refusals(*BEARER, CrossSiteRefused, StaleAuthentication, body=False),
+        responses=refusals(*BEARER, CrossSiteRefused, StaleAuthentication, LastAdmin, body=False),
     )
     async def close(self, principal: NamedDependency[Principal], closing: NamedDependency[Closing]) -> Response[None]:
         """Erases the account and ends every session. Needs a password given within the last minutes."""

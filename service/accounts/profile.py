@@ -20,9 +20,8 @@ from service.languages import is_locale
 from service.limits import Limits
 from service.settings import Settings
 from service.store.postgres import Database
+from service.tokens.principal import Principal
 
-ADMIN = "admin"
-"""The role that may change what is not its own."""
 URL_LIMIT = 2048
 
 
@@ -60,18 +59,16 @@ class Profile:
             raise NotFound("no such account")
         return found
 
-    async def change(
-        self, account: UUID, changes: Changes, device: Device, *, by: UUID, roles: tuple[str, ...]
-    ) -> Account:
+    async def change(self, account: UUID, changes: Changes, device: Device, *, by: Principal) -> Account:
         """Changes what is given, for the person or an administrator; another nickname is told by mail.
 
         Raises `NotYours`, `NotFound`, `InvalidInput`, `NicknameTaken`, `TooManyRequests`.
         """
-        if by != account and ADMIN not in roles:
+        is_mine = by.account == account
+        if not is_mine and not by.is_admin:
             raise NotYours("somebody else's account")
         values = _checked(changes)
-        await self.limits.take("change", self.settings.limit_change_account, str(by))
-        is_mine = by == account
+        await self.limits.take("change", self.settings.limit_change_account, str(by.account))
         seen = await (self.read(account) if is_mine else self.see(account))
         if is_mine:
             await self._ensure_not_password(seen, changes.nickname)
@@ -90,7 +87,7 @@ class Profile:
                     self.notices.report(transaction, "nickname_changed", found, teller, **names)
         if found.avatar_url != picture:
             await self.avatars.discard(account, picture)
-        self.audit.record("account.change", account=account, fields=sorted(values), by=str(by))
+        self.audit.record("account.change", account=account, fields=sorted(values), by=str(by.account))
         return found
 
     async def _find(self, account: UUID) -> Account | None:

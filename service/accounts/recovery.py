@@ -107,6 +107,7 @@ class Recovery:
                         raise InvalidOrExpiredCode("somebody was faster")
                     displaced = account.email
                     account.password_hash, account.password_changed_at = password_hash, self.clock()
+                    account.password_change_required = False
                     account.email = found.email or account.email
                     await transaction.flush()
                     await self.one_time.void(transaction, account.id, "reset", "email")

@@ -68,5 +68,5 @@ class UsersController(Controller):
         device: NamedDependency[Device],
     ) -> Response[PublicProfile]:
         """Changes one's own profile, or as an administrator anybody's."""
-        changed = await profile.change(account_id, data, device, by=principal.account, roles=principal.roles)
+        changed = await profile.change(account_id, data, device, by=principal)
         return Response(PublicProfile.of(changed), headers=NO_STORE)

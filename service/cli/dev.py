@@ -16,13 +16,14 @@ import uvicorn
 
 from service import logs
 from service.app import create_app
+from service.cli.dev_env import furnish
 from service.cli.running import MISUSED, end, prepare
 from service.clock import utc_now
 from service.crypto.roots import KEY_BYTES
 from service.crypto.sealing import UnsealError
 from service.embedded.errors import EmbeddedError
 from service.embedded.servers import EmbeddedServers
-from service.errors import ClientIdTaken, ServiceError
+from service.errors import ServiceError
 from service.mail.mailbox import Mailbox
 from service.server import options
 from service.setting_values import SettingsError
@@ -30,7 +31,6 @@ from service.settings import Settings, load
 from service.store.schema import migrate
 from service.wiring import Services, build
 
-INTROSPECTING = "dev-service"
 WATCH_PAUSE = 0.5
 CALLABLE = {"127.0.0.1", "localhost", "::1"}
 """Hosts that may stand in a URL without TLS; under any other one, this machine calls itself localhost."""
@@ -46,7 +46,9 @@ Vestibule is ready ({seconds:.1f} s)
   mailbox        {url}/dev/mailbox
   client         {client_id}
   its secret     {secret}
-  both, to source {env}
+  administrator  {admin}
+  password       {password}
+  all, to source {env}
 
 Try it: sign up, prove the address with the code from the mailbox, ask whether the token lives.
 
@@ -184,50 +186,34 @@ async def _serve(
     place: Place, services: Services, server: uvicorn.Server, alive: Callable[[], bool], started: float
 ) -> None:
     await prepare(services)
-    secret = await _client_secret(place, services)
-    _write_env(place, secret)
-    watching = asyncio.create_task(_watch(place, server, alive, secret, started))
+    env = await furnish(services, place.env, place.url)
+    watching = asyncio.create_task(_watch(place, server, alive, env, started))
     try:
         await server.serve()
     finally:
         watching.cancel()
 
 
-async def _client_secret(place: Place, services: Services) -> str:
-    """The introspecting client's secret: the one in `dev.env` while it is still good, else a new one."""
-    lines = place.env.read_text().splitlines() if place.env.exists() else []
-    kept = dict(line.split("=", 1) for line in lines if "=" in line).get("VESTIBULE_CLIENT_SECRET", "")
-    await services.clients.reload()
-    if kept and await services.clients.authenticate(INTROSPECTING, kept):
-        return kept
-    try:
-        made = await services.clients.create(INTROSPECTING, "A service", confidential=True, may_introspect=True)
-    except ClientIdTaken:
-        made = None
-    return made or await services.clients.replace_secret(INTROSPECTING)
-
-
-def _write_env(place: Place, secret: str) -> None:
-    values = {
-        "VESTIBULE_URL": place.url,
-        "VESTIBULE_CLIENT_ID": INTROSPECTING,
-        "VESTIBULE_CLIENT_SECRET": secret,
-    }
-    draft = place.env.with_suffix(".draft")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-        opened.writelines(f"{name}={value}\n" for name, value in values.items())
-    draft.replace(place.env)
-
-
-async def _watch(place: Place, server: uvicorn.Server, alive: Callable[[], bool], secret: str, started: float) -> None:
+async def _watch(
+    place: Place, server: uvicorn.Server, alive: Callable[[], bool], env: dict[str, str], started: float
+) -> None:
     """Says when the service is up, and stops it when its servers are gone."""
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
-    lines = TRY.format(url=place.url, client_id=INTROSPECTING, secret=secret)
+    client_id, secret = env["VESTIBULE_CLIENT_ID"], env["VESTIBULE_CLIENT_SECRET"]
+    admin = env.get("VESTIBULE_ADMIN_EMAIL", "of your own")
+    lines = TRY.format(url=place.url, client_id=client_id, secret=secret)
     seconds = time.perf_counter() - started
     click.echo(
         WELCOME.format(
-            seconds=seconds, url=place.url, client_id=INTROSPECTING, secret=secret, env=place.env, lines=lines
+            seconds=seconds,
+            url=place.url,
+            client_id=client_id,
+            secret=secret,
+            admin=admin,
+            password=env.get("VESTIBULE_ADMIN_PASSWORD", "known to you"),
+            env=place.env,
+            lines=lines,
         )
     )
     while alive():  # noqa: ASYNC110  another process has no event for us

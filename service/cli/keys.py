@@ -35,6 +35,34 @@ def rotate() -> None:
 
 
 @keys.command()
+@click.argument("kid")
+@click.confirmation_option(prompt="Every token that this key signed ends now. Go on?")
+def revoke(kid: str) -> None:
+    """End all trust in the signing key KID at once: for a key that got out.
+
+    Running services hear of it at once, or within VESTIBULE_KEY_REFRESH when they miss the word. Who verifies tokens
+    alone believes the key for as long as the JWKS is cached (VESTIBULE_JWKS_MAX_AGE).
+    """
+    signing = with_services(lambda services: _revoke(services, kid))
+    click.echo(f"{kid}  is believed no more")
+    click.echo(f"{signing.kid}  signs now")
+
+
+@keys.command()
+def rewrap() -> None:
+    """Seal with the first key of VESTIBULE_KEYS what an older one sealed, and tell what still needs the older ones.
+
+    Works beside running services, as often as you like. How to change VESTIBULE_KEYS is in deploy/README.md.
+    """
+    report = with_services(lambda services: services.rewrapping.run())
+    click.echo(f"sealed anew: {report.keys} signing keys, {report.mails} mails")
+    for key_id, needs in sorted(report.needed.items()):
+        click.echo(f"key {key_id} is still needed by {', '.join(f'{count} {what}' for what, count in needs.items())}")
+    if not report.needed:
+        click.echo("older keys are needed by refresh tokens alone, until the sessions that do not refresh have ended")
+
+
+@keys.command()
 @click.option("--number", default=1, show_default=True, type=click.IntRange(1, MAX_KEY_ID), help="One more each time.")
 def generate(number: int) -> None:
     """Print a root key for VESTIBULE_KEYS. How to rotate is in deploy/README.md."""
@@ -46,6 +74,12 @@ async def _rotate(services: Services) -> tuple[SigningKey, SigningKey]:
     scheduled, successor = await services.signing_keys.rotate()
     services.audit.record("keys.rotate", kid=scheduled.kid)
     return scheduled, successor
+
+
+async def _revoke(services: Services, kid: str) -> SigningKey:
+    signing = await services.signing_keys.revoke(kid)
+    services.audit.record("keys.revoke", by="command line", kid=kid)
+    return signing
 
 
 async def _lines(services: Services) -> list[str]:

@@ -3,13 +3,13 @@
 import click
 
 from service import __version__
-from service.cli.clients import client
+from service.cli.clients import api, client
 from service.cli.dev import dev
 from service.cli.doctor import doctor
 from service.cli.keys import keys
 from service.cli.mail import mail
 from service.cli.running import MISUSED, end, prepare, settings_or_end, with_services
-from service.cli.users import user
+from service.cli.users import sessions, user
 from service.crypto.roots import RootKeys
 from service.mail.smtp import Smtp
 from service.server import serve as run_server
@@ -54,5 +54,5 @@ def migrate() -> None:
     click.echo("the schema is current, signing keys are in place")
 
 
-for command in (dev, client, user, keys, mail, doctor):
+for command in (dev, client, api, user, sessions, keys, mail, doctor):
     main.add_command(command)

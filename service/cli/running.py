@@ -39,7 +39,7 @@ def with_services(action: Callable[[Services], Awaitable[T]]) -> T:
 async def prepare(services: Services) -> None:
     """Gives a new installation its first signing keys and its default front end."""
     await services.signing_keys.ensure()
-    await services.clients.ensure_front_end()
+    await services.client_administration.ensure_front_end()
 
 
 def settings_or_end() -> Settings:

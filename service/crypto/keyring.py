@@ -19,7 +19,7 @@ from service.crypto.opaque import base64url
 ALGORITHM = "ES256"
 COORDINATE_BYTES = 32
 
-State = Literal["next", "active", "retired", "gone"]
+State = Literal["next", "active", "retired", "gone", "revoked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class SigningKey:
     private: ec.EllipticCurvePrivateKey
     created_at: datetime
     activates_at: datetime | None
+    is_revoked: bool = False
 
     @property
     def jwk(self) -> dict[str, str]:
@@ -54,15 +55,18 @@ class Keyring:
 
     def current(self, now: datetime) -> SigningKey | None:
         """The key that signs at this moment; None when there is none (yet)."""
-        begun = [key for key in self.keys if key.activates_at is not None and key.activates_at <= now]
+        begun = [key for key in self.keys if self.state(key, now) in {"active", "retired"}]
         return begun[-1] if begun else None
 
     def find(self, kid: str, now: datetime) -> SigningKey | None:
         """The key with this id, if its tokens are believed at this moment."""
-        return next((key for key in self.keys if key.kid == kid and self.state(key, now) != "gone"), None)
+        return next((key for key in self.keys if key.kid == kid and self._is_believed(key, now)), None)
 
     def state(self, key: SigningKey, now: datetime) -> State:
-        """Where in its life a key is."""
+        """Where in its life a key is. A key that was revoked is nothing else any more; it still counts as a successor,
+        so that no older one comes back to life."""
+        if key.is_revoked:
+            return "revoked"
         if key.activates_at is None or key.activates_at > now:
             return "next"
         successors = [k.activates_at for k in self.keys if k.activates_at and key.activates_at < k.activates_at <= now]
@@ -72,7 +76,10 @@ class Keyring:
 
     def jwks(self, now: datetime) -> dict[str, list[dict[str, str]]]:
         """The JWK Set (RFC 7517 section 5) of every key that signs, will sign, or is still believed."""
-        return {"keys": [key.jwk for key in self.keys if self.state(key, now) != "gone"]}
+        return {"keys": [key.jwk for key in self.keys if self._is_believed(key, now)]}
+
+    def _is_believed(self, key: SigningKey, now: datetime) -> bool:
+        return self.state(key, now) not in {"gone", "revoked"}
 
 
 def thumbprint(public: ec.EllipticCurvePublicKey) -> str:

@@ -63,6 +63,10 @@ class RootKeys:
         """A keyed digest to store instead of a secret: `<key id>:<hex>`. Useless without the environment's key."""
         return f"{self.current}:{self.mac(purpose, text.encode(), self.current).hex()}"
 
+    def is_stale(self, digest: str) -> bool:
+        """Whether a digest was made with an older key than today's."""
+        return digest.partition(":")[0] != str(self.current)
+
     def matches(self, purpose: str, text: str, digest: str) -> bool:
         """Whether `digest` was made of `text`, in constant time; false when its root key is gone."""
         key_id, _, expected = digest.partition(":")

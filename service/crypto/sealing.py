@@ -25,6 +25,11 @@ def seal(roots: RootKeys, plaintext: bytes, bound_to: str) -> bytes:
     return header + nonce + AESGCM(key).encrypt(nonce, plaintext, header + bound_to.encode())
 
 
+def sealed_with(blob: bytes) -> int:
+    """The id of the root key that a blob needs."""
+    return blob[1]
+
+
 def unseal(roots: RootKeys, blob: bytes, bound_to: str) -> bytes:
     """Decrypts. Raises `UnsealError`."""
     header, nonce, sealed = blob[:2], blob[2 : 2 + NONCE_BYTES], blob[2 + NONCE_BYTES :]

@@ -1,10 +1,11 @@
-"""Signs and verifies access tokens (RFC 9068) and nothing else.
+"""Signs access tokens (RFC 9068) and answers of introspection (RFC 9701); verifies access tokens and nothing else.
 
 The order of the checks is the security (RFC 8725): shape, header, key by its id, signature, and only then a look at
 any claim. The algorithm is the key's, never the token's; header members that could name another key are refused.
 """
 
 import re
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -25,9 +26,9 @@ NumericDate = Annotated[int, msgspec.Meta(ge=0, le=2**43)]
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The claims of an access token (RFC 9068 section 2.2), times in seconds; no personal data.
+    """The claims of every access token (RFC 9068 section 2.2), times in seconds; no personal data.
 
-    `nbf` is read where a token has it, and never written.
+    `scope` is left out when it is empty; `nbf` is read where a token has it, and never written.
     """
 
     iss: Text
@@ -37,12 +38,21 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     iat: NumericDate
     jti: Text
     client_id: Text
-    scope: str
+    scope: str = ""
+    nbf: NumericDate = 0
+
+
+class PersonClaims(Claims, frozen=True, kw_only=True):
+    """A person speaks, through a session: `sub` is their account."""
+
     sid: Text
     auth_time: NumericDate
     amr: tuple[str, ...]
     roles: tuple[str, ...]
-    nbf: NumericDate = 0
+
+
+class ServiceClaims(Claims, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A client speaks for itself: `sub` is its id (RFC 9068 section 2.2), and nothing of a person is in it."""
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,17 +78,32 @@ class Signer:
         payload = msgspec.json.encode(claims)
         return self._jws.encode(payload, key.private, algorithm=ALGORITHM, headers={"kid": key.kid, "typ": TYPE})
 
-    def verify(self, token: str, keyring: Keyring, now: datetime) -> Claims | None:
-        """The claims of a token that is ours, whole, for this audience and in its time; None for every doubt."""
+    def sign_document(self, document: bytes, kind: str, keyring: Keyring, now: datetime) -> str | None:
+        """The compact form of another JSON document; `kind` is its `typ`, never that of an access token."""
+        key = keyring.current(now)
+        if key is None:
+            return None
+        return self._jws.encode(document, key.private, algorithm=ALGORITHM, headers={"kid": key.kid, "typ": kind})
+
+    def verify(
+        self, token: str, keyring: Keyring, now: datetime, audiences: Collection[str] = ()
+    ) -> PersonClaims | ServiceClaims | None:
+        """The claims of a token that is ours, whole, for one of these audiences (our own by default) and in its time;
+        None for every doubt."""
         payload = self._authentic_payload(token, keyring, now)
         if payload is None:
             return None
         try:
-            strict_json.loads(payload)
-            claims = msgspec.json.decode(payload, type=Claims)
+            document = strict_json.loads(payload)
+            speaks_for_person = isinstance(document, dict) and "sid" in document
+            claims: PersonClaims | ServiceClaims = (
+                msgspec.json.decode(payload, type=PersonClaims)
+                if speaks_for_person
+                else msgspec.json.decode(payload, type=ServiceClaims)
+            )
         except (ValueError, msgspec.ValidationError):
             return None
-        return claims if self._in_force(claims, int(now.timestamp())) else None
+        return claims if self._in_force(claims, int(now.timestamp()), audiences or (self.audience,)) else None
 
     def _authentic_payload(self, token: str, keyring: Keyring, now: datetime) -> bytes | None:
         if len(token) > MAX_TOKEN_LENGTH or not COMPACT.fullmatch(token):
@@ -96,11 +121,11 @@ class Signer:
             return None
         return payload
 
-    def _in_force(self, claims: Claims, now: int) -> bool:
-        audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+    def _in_force(self, claims: Claims, now: int, audiences: Collection[str]) -> bool:
+        meant = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
         return (
             claims.iss == self.issuer
-            and self.audience in audiences
+            and any(audience in audiences for audience in meant)
             and claims.exp > now
             and claims.iat <= now + self._leeway
             and claims.nbf <= now + self._leeway

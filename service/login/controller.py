@@ -15,6 +15,7 @@ from service.errors import (
     InvalidCredentials,
     InvalidInput,
     InvalidToken,
+    PasswordChangeRequired,
     SessionExpired,
     Unauthenticated,
     UnknownClient,
@@ -90,7 +91,9 @@ class LoginController(Controller):
         status_code=200,
         operation_id="login",
         summary="Sign in",
-        responses=refusals(InvalidCredentials, EmailNotVerified, AccountDisabled, UnknownClient),
+        responses=refusals(
+            InvalidCredentials, EmailNotVerified, AccountDisabled, PasswordChangeRequired, UnknownClient
+        ),
     )
     async def create(
         self,

@@ -15,6 +15,7 @@ from service.accounts.notices import Notices, moment
 from service.accounts.own_password import OwnPassword
 from service.accounts.password_rules import ensure_hashable
 from service.accounts.pending import PendingSignUp, PendingSignUps
+from service.accounts.recovery import Recovery
 from service.accounts.registration import PROVED_BY_PASSWORD, Registration
 from service.accounts.repository import AccountRepository
 from service.audit import Audit
@@ -25,16 +26,16 @@ from service.errors import (
     AccountDisabled,
     EmailNotVerified,
     InvalidCredentials,
+    PasswordChangeRequired,
     SessionReused,
     Unavailable,
 )
 from service.store.postgres import Database
-from service.tokens.access import generation_of
 from service.tokens.clients import Clients
 from service.tokens.journal import Journal
 from service.tokens.principal import Principal
 from service.tokens.session_facts import Grant
-from service.tokens.sessions import Sessions
+from service.tokens.sessions import Aiming, Sessions
 
 log = structlog.get_logger("vestibule.login")
 
@@ -49,6 +50,7 @@ class Login:
     registration: Registration
     entrance: Entrance
     own_password: OwnPassword
+    recovery: Recovery
     sessions: Sessions
     journal: Journal
     clients: Clients
@@ -63,7 +65,8 @@ class Login:
         """Signs in by address or nickname.
 
         Raises `InvalidCredentials` for every cause that would reveal whether the account exists; after a right
-        password `AccountDisabled`, or `EmailNotVerified` for a pending sign-up, whose mail goes out again.
+        password `AccountDisabled`, `PasswordChangeRequired` (a link for a new one is mailed), or `EmailNotVerified` for
+        a pending sign-up, whose mail goes out again.
         """
         ensure_hashable(password)
         client = await self.clients.front_end(client_id)
@@ -85,10 +88,15 @@ class Login:
         await self._refuse(account, client.id, attempt)
 
     async def refresh(self, token: str, client_id: str, device: Device) -> Grant:
-        """The next pair of tokens. Raises `SessionExpired`; a replay ends the session, and its holder is told."""
+        """The next pair of tokens of a front end. Raises `UnknownClient`, `SessionExpired`."""
         client = await self.clients.front_end(client_id)
+        return await self.renew(token, client.id, device)
+
+    async def renew(self, token: str, client_id: str, device: Device, aiming: Aiming | None = None) -> Grant:
+        """The next pair of tokens of any client. Raises `SessionExpired`; a replay ends the session, and its holder is
+        told."""
         try:
-            return await self.sessions.rotate(token, client.id)
+            return await self.sessions.rotate(token, client_id, aiming)
         except SessionReused as replay:
             await self._tell_of_replay(replay.account, device)
             raise
@@ -96,9 +104,8 @@ class Login:
     async def reauthenticate(self, principal: Principal, password: str) -> Grant:
         """Begins the session anew for whoever gives the password. Raises `InvalidCredentials`."""
         account = await self.own_password.prove(principal, password)
-        session, generation = principal.session, generation_of(principal.claims)
-        renewed = await self.sessions.reauthenticate(account.id, session, generation, PROVED_BY_PASSWORD)
-        await self.journal.renewed(session, PROVED_BY_PASSWORD, renewed.expires_at)
+        renewed = await self.sessions.reauthenticate(principal.claims, PROVED_BY_PASSWORD)
+        await self.journal.renewed(principal.session, PROVED_BY_PASSWORD, renewed.expires_at)
         self.audit.record("login.reauthenticate", account=account.id, client=principal.claims.client_id)
         return renewed.grant
 
@@ -139,6 +146,10 @@ class Login:
             grant = await self.entrance.admit(account, client, PROVED_BY_PASSWORD, device, news=news)
         except AccountDisabled:
             self.audit.record("login", "disabled", account=account.id, client=client)
+            raise
+        except PasswordChangeRequired:
+            self.audit.record("login", "password_change_required", account=account.id, client=client)
+            await self.recovery.request(account.email, device)
             raise
         self.audit.record("login", account=account.id, client=client)
         await self._strengthen(account, password)

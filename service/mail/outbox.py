@@ -62,6 +62,10 @@ class OutboxRow(Table):
     reason: Mapped[str | None]
 
 
+REWRAPPED = 200
+"""Mails of one transaction that seals them anew."""
+
+
 class Letter(msgspec.Struct, frozen=True):
     """What is sealed: to whom, in which language, and what the template needs."""
 
@@ -172,6 +176,19 @@ class Outbox:
     async def of(self, transaction: Transaction, address: str) -> Sequence[OutboxRow]:
         """What waits for one person. What their account sends to others is not theirs: it tells who those are."""
         return (await transaction.scalars(select(OutboxRow).where(OutboxRow.lane == self._lane(address)))).all()
+
+    async def rewrap(self) -> int:
+        """Seals with the current root key what an older one sealed; how many mails those were."""
+        is_stale, done = func.get_byte(OutboxRow.sealed, 1) != self.roots.current, 0
+        while True:
+            stale = select(OutboxRow).where(is_stale).order_by(OutboxRow.id).limit(REWRAPPED).with_for_update()
+            async with self.database.begin() as transaction:
+                rows = (await transaction.scalars(stale)).all()
+                for row in rows:
+                    row.sealed = seal(self.roots, unseal(self.roots, row.sealed, _bound_to(row)), _bound_to(row))
+            done += len(rows)
+            if len(rows) < REWRAPPED:
+                return done
 
     async def drop(self, transaction: Transaction, account: UUID, address: str) -> None:
         """Throws away what waits for a person who is gone, and what is about their account for others."""

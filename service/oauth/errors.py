@@ -7,8 +7,8 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 
-from service.errors import ServiceError
-from service.problems import NO_STORE, refusal_headers
+from service.errors import ServiceError, TooManyRequests, Unavailable
+from service.problems import NO_STORE, BodyTooLarge, refusal_headers
 
 
 class InvalidRequest(ServiceError):
@@ -25,7 +25,31 @@ class InvalidClient(ServiceError):
     challenge = 'Basic realm="vestibule", charset="UTF-8"'
 
 
-class UnauthorizedClient(ServiceError):
+class InvalidGrant(ServiceError):
+    """One body for every cause: unknown, expired, revoked, replayed, or another client's."""
+
+    code = "invalid_grant"
+    detail = "The grant is not valid, has expired or was revoked, or belongs to another client."
+
+
+class UnsupportedGrantType(ServiceError):
+    code = "unsupported_grant_type"
+    detail = "This grant type is not served here."
+
+
+class GrantNotAllowed(ServiceError):
+    code = "unauthorized_client"
+    detail = "This client may not use this grant type."
+
+
+class InvalidTarget(ServiceError):
+    """RFC 8707 section 2."""
+
+    code = "invalid_target"
+    detail = "The resource is unknown, malformed, or not open to this client."
+
+
+class MayNotIntrospect(ServiceError):
     status = 403
     code = "unauthorized_client"
     detail = "This client may not introspect tokens."
@@ -53,8 +77,22 @@ class OAuthError(msgspec.Struct, frozen=True):
 
 
 def oauth_refusals(*errors: type[ServiceError]) -> dict[int, ResponseSpec]:
-    """The `responses` of an OAuth route."""
+    """The `responses` of an OAuth route: these refusals, and those of every such route."""
+    everywhere: tuple[type[ServiceError], ...] = (
+        InvalidRequest,
+        InvalidClient,
+        BodyTooLarge,
+        TooManyRequests,
+        Unavailable,
+    )
+    by_status: dict[int, list[type[ServiceError]]] = {}
+    for error in dict.fromkeys((*errors, *everywhere)):
+        by_status.setdefault(error.status, []).append(error)
     return {
-        error.status: ResponseSpec(OAuthError, description=f"`{error.code}`: {error.detail}", generate_examples=False)
-        for error in errors
+        status: ResponseSpec(
+            OAuthError,
+            description=" · ".join(f"`{kind.code}`: {kind.detail}" for kind in kinds),
+            generate_examples=False,
+        )
+        for status, kinds in by_status.items()
     }

@@ -1,14 +1,32 @@
 """Form bodies as OAuth wants them read (RFC 6749 section 3.2): repeated is refused, empty is absent, UTF-8 only."""
 
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
 from litestar import Request
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Reference, RequestBody, Schema
 
 from service.oauth.errors import InvalidRequest
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 MOST_FIELDS = 100
+CREDENTIALS = ("client_id", "client_secret", "client_assertion_type", "client_assertion")
+"""How a client proves itself in the body, where it does not use the Authorization header."""
+
+
+def form_operation(required: tuple[str, ...], *optional: str) -> type[Operation]:
+    """Describes the form that a handler reads by itself (Litestar would coerce and cache it)."""
+    text = Schema(type=OpenAPIType.STRING)
+    properties: dict[str, Schema | Reference] = dict.fromkeys((*required, *optional, *CREDENTIALS), text)
+    form = Schema(type=OpenAPIType.OBJECT, required=list(required), properties=properties)
+
+    @dataclass
+    class FormOperation(Operation):
+        def __post_init__(self) -> None:
+            self.request_body = RequestBody(content={MEDIA_TYPE: OpenAPIMediaType(schema=form)}, required=True)
+
+    return FormOperation
 
 
 async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:

@@ -4,43 +4,51 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import structlog
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from msgspec import UNSET, UnsetType
 
+from service.clock import Clock
+from service.crypto.signer import PersonClaims
 from service.device import Device
-from service.errors import TooManyRequests, Unavailable
 from service.oauth.client_authentication import ClientAuthentication
-from service.oauth.errors import InvalidClient, InvalidRequest, UnauthorizedClient, oauth_refusals
-from service.oauth.form import MEDIA_TYPE, read_form
-from service.problems import NO_STORE, BodyTooLarge
+from service.oauth.errors import InvalidRequest, MayNotIntrospect, oauth_refusals
+from service.oauth.form import form_operation, read_form
+from service.problems import NO_STORE
+from service.tokens.access import AccessTokens
+from service.tokens.clients import Client, Clients
+from service.tokens.inspection import Active, Inspection
 from service.tokens.principal import PUBLIC
+from service.tokens.session_facts import HeldLive
 from service.tokens.sessions import Sessions
 
-log = structlog.get_logger("vestibule.introspect")
-
 INACTIVE = b'{"active":false}'
+JWT_MEDIA_TYPE = "application/token-introspection+jwt"
+JWT_TYPE = "token-introspection+jwt"
 
 
-class Introspection(msgspec.Struct, frozen=True):
-    """An active token (RFC 7662 section 2.2): times in seconds, `scope` separated by spaces."""
+class Introspection(msgspec.Struct, frozen=True, kw_only=True):
+    """An active token (RFC 7662 section 2.2): times in seconds, `scope` separated by spaces.
 
-    active: Literal[True]
+    What speaks for a person has `sid`, `auth_time`, `amr` and `roles`; what speaks for a service has none of them.
+    A refresh token, active to its own client alone, has no `token_type` and no `jti`.
+    """
+
+    active: Literal[True] = True
     iss: str
     sub: str
     aud: str | tuple[str, ...]
     client_id: str
-    scope: str
-    token_type: Literal["Bearer"]
+    scope: str | UnsetType = UNSET
+    token_type: Literal["Bearer"] | UnsetType = UNSET
     exp: int
     iat: int
-    jti: str
-    sid: str
-    auth_time: int
-    amr: tuple[str, ...]
-    roles: tuple[str, ...]
+    jti: str | UnsetType = UNSET
+    sid: str | UnsetType = UNSET
+    auth_time: int | UnsetType = UNSET
+    amr: tuple[str, ...] | UnsetType = UNSET
+    roles: tuple[str, ...] | UnsetType = UNSET
 
 
 class Inactive(msgspec.Struct, frozen=True):
@@ -49,18 +57,50 @@ class Inactive(msgspec.Struct, frozen=True):
     active: Literal[False]
 
 
-@dataclass
-class IntrospectOperation(Operation):
-    """Describes the form, which the handler reads by itself (Litestar would coerce and cache it)."""
+class SignedIntrospection(msgspec.Struct, frozen=True):
+    """The claims of a signed answer (RFC 9701 section 5); `aud` is the caller, and nothing mimics an access token."""
 
-    def __post_init__(self) -> None:
-        text = Schema(type=OpenAPIType.STRING)
-        form = Schema(
-            type=OpenAPIType.OBJECT,
-            required=["token"],
-            properties={"token": text, "token_type_hint": text, "client_id": text, "client_secret": text},
+    iss: str
+    aud: str
+    iat: int
+    token_introspection: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Introspections:
+    """Answers for tokens of both kinds, to each caller what it may know."""
+
+    inspection: Inspection
+    sessions: Sessions
+    access_tokens: AccessTokens
+    clients: Clients
+    clock: Clock
+
+    async def answer(self, token: str, caller: Client) -> bytes:
+        """The JSON of RFC 7662. A token for an API that the caller does not serve is inactive to it."""
+        audiences = caller.serves or [self.clients.audience]
+        active = await self.inspection.of(token, audiences)
+        if active is not None:
+            return msgspec.json.encode(_of_access_token(active))
+        held = await self.sessions.held_live(token, caller.id)
+        return msgspec.json.encode(self._of_refresh_token(held)) if held else INACTIVE
+
+    def signed(self, answer: bytes, caller: Client) -> str:
+        """The answer as a JWT that its caller can show around. Raises `Unavailable` without a signing key."""
+        issuer, now = self.access_tokens.signer.issuer, int(self.clock().timestamp())
+        document = SignedIntrospection(issuer, caller.id, now, msgspec.Raw(answer))
+        return self.access_tokens.sign_document(msgspec.json.encode(document), JWT_TYPE)
+
+    def _of_refresh_token(self, held: HeldLive) -> Introspection:
+        return Introspection(
+            iss=self.access_tokens.signer.issuer,
+            sub=str(held.account),
+            aud=self.access_tokens.signer.issuer,
+            client_id=held.client,
+            scope=" ".join(held.scope) or UNSET,
+            exp=int(held.ends_at.timestamp()),
+            iat=int(held.issued_at.timestamp()),
         )
-        self.request_body = RequestBody(content={MEDIA_TYPE: OpenAPIMediaType(schema=form)}, required=True)
 
 
 class IntrospectionController(Controller):
@@ -72,16 +112,16 @@ class IntrospectionController(Controller):
         "/introspect",
         status_code=200,
         operation_id="introspect",
-        operation_class=IntrospectOperation,
+        operation_class=form_operation(("token",), "token_type_hint"),
         opt={PUBLIC: True},
         security=[{"client": []}],
         responses={
             200: ResponseSpec(
-                Introspection | Inactive, description="What is true of the token.", generate_examples=False
+                Introspection | Inactive,
+                description=f"What is true of the token; a JWT for who accepts `{JWT_MEDIA_TYPE}` (RFC 9701).",
+                generate_examples=False,
             ),
-            **oauth_refusals(
-                InvalidRequest, InvalidClient, UnauthorizedClient, BodyTooLarge, TooManyRequests, Unavailable
-            ),
+            **oauth_refusals(MayNotIntrospect),
         },
     )
     async def introspect(
@@ -89,46 +129,49 @@ class IntrospectionController(Controller):
         request: Request[Any, Any, Any],
         device: NamedDependency[Device],
         client_authentication: NamedDependency[ClientAuthentication],
-        sessions: NamedDependency[Sessions],
-    ) -> Response[bytes]:
+        introspections: NamedDependency[Introspections],
+    ) -> Response[Any]:
         """Says whether a token is active.
 
         The caller authenticates as a confidential client with the right to introspect. Anything that is not a live
-        access token is answered with exactly `{"active":false}`; the live session is looked up on every call.
+        token for an API that it serves is answered with exactly `{"active":false}`; the live session is looked up on
+        every call.
         """
         form = await read_form(request)
-        await client_authentication.verify_introspecting(request, form, device)
+        caller = await client_authentication.verify_introspecting(request, form, device)
         token = form.get("token")
         if token is None:
             raise InvalidRequest("no token")
-        body = await _answer(sessions, token)
-        return Response(body, media_type="application/json", headers=NO_STORE)
+        answer = await introspections.answer(token, caller)
+        if not _wants_jwt(request.headers.get("accept", "")):
+            return Response(answer, media_type="application/json", headers=NO_STORE)
+        signed = introspections.signed(answer, caller).encode()
+        return Response(signed, media_type=JWT_MEDIA_TYPE, headers=NO_STORE)
 
 
-async def _answer(sessions: NamedDependency[Sessions], token: str) -> bytes:
-    claims = sessions.access_tokens.inspect(token)
-    if claims is None:
-        log.debug("inactive: not genuine or out of time")
-        return INACTIVE
-    roles = await sessions.is_live(claims)
-    if roles is None:
-        log.debug("inactive: the session has ended", session=claims.sid)
-        return INACTIVE
-    return msgspec.json.encode(
-        Introspection(
-            active=True,
-            iss=claims.iss,
-            sub=claims.sub,
-            aud=claims.aud,
-            client_id=claims.client_id,
-            scope=claims.scope,
-            token_type="Bearer",  # noqa: S106  the kind of token, not one
-            exp=claims.exp,
-            iat=claims.iat,
-            jti=claims.jti,
-            sid=claims.sid,
-            auth_time=claims.auth_time,
-            amr=claims.amr,
-            roles=roles,
-        )
+def _of_access_token(active: Active) -> Introspection:
+    claims = active.claims
+    person = claims if isinstance(claims, PersonClaims) else None
+    return Introspection(
+        iss=claims.iss,
+        sub=claims.sub,
+        aud=claims.aud,
+        client_id=claims.client_id,
+        scope=" ".join(active.scope) or UNSET,
+        token_type="Bearer",  # noqa: S106  the kind of token, not one
+        exp=claims.exp,
+        iat=claims.iat,
+        jti=claims.jti,
+        sid=person.sid if person else UNSET,
+        auth_time=person.auth_time if person else UNSET,
+        amr=person.amr if person else UNSET,
+        roles=active.roles if person else UNSET,
+    )
+
+
+def _wants_jwt(accept: str) -> bool:
+    """Whether the signed form is named; a wildcard means plain JSON (RFC 9701 section 4)."""
+    named = [part.partition(";") for part in accept.lower().split(",")]
+    return any(
+        kind.strip() == JWT_MEDIA_TYPE and "q=0" not in rest.replace(" ", "").split(";") for kind, _, rest in named
     )

@@ -3,7 +3,7 @@
 Nothing is retried here: a retry multiplies the time that a request hangs. What a client may repeat, it repeats.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -19,6 +19,8 @@ from service.errors import Unavailable
 from service.settings import Settings
 
 PREFIX = "vestibule:"
+LISTEN = 60.0
+"""Seconds until a quiet channel is asked again."""
 
 Value = str | bytes | int
 
@@ -49,16 +51,18 @@ class RedisStore:
         )
         return cls(Redis(connection_pool=pool), read or source)
 
-    async def run(self, script: str, key: str, *arguments: Value) -> Any:
-        """Runs `lua/<script>.lua` on one key: by its digest, by its text where the server does not know it (yet)."""
+    async def run(self, script: str, key: str | tuple[str, ...], *arguments: Value) -> Any:
+        """Runs `lua/<script>.lua` on a key, or several of one slot: by its digest, by its text where the server does
+        not know it (yet)."""
+        keys = [PREFIX + name for name in ((key,) if isinstance(key, str) else key)]
         prepared = self._scripts.get(script)
         if prepared is None:
             prepared = self._scripts[script] = self._client.register_script(self._read(script))
         with outage_is_unavailable():
             try:
-                return await _awaited(self._client.evalsha(prepared.sha, 1, PREFIX + key, *arguments))
+                return await _awaited(self._client.evalsha(prepared.sha, len(keys), *keys, *arguments))
             except NoScriptError:
-                return await _awaited(self._client.eval(_text(prepared), 1, PREFIX + key, *arguments))
+                return await _awaited(self._client.eval(_text(prepared), len(keys), *keys, *arguments))
 
     async def get(self, key: str) -> bytes | None:
         """The value of a plain key."""
@@ -96,6 +100,11 @@ class RedisStore:
         with outage_is_unavailable():
             return cast("bytes | None", await _awaited(self._client.hget(PREFIX + key, cast("str", field))))
 
+    async def fields_of(self, key: str, *fields: Value) -> list[bytes | None]:
+        """Some fields of a hash, None for each that is not there."""
+        with outage_is_unavailable():
+            return cast("list[bytes | None]", await _awaited(self._client.hmget(PREFIX + key, cast("Any", fields))))
+
     async def drop_field(self, key: str, field: str) -> None:
         """Removes one field of a hash."""
         with outage_is_unavailable():
@@ -119,6 +128,28 @@ class RedisStore:
         """A whole list, newest first."""
         with outage_is_unavailable():
             return cast("list[bytes]", await _awaited(self._client.lrange(PREFIX + key, 0, -1)))
+
+    async def exists(self, key: str) -> bool:
+        """Whether a key is there."""
+        with outage_is_unavailable():
+            return bool(await self._client.exists(PREFIX + key))
+
+    async def announce(self, channel: str) -> None:
+        """Tells every worker that listens to a channel. Whoever does not listen just then misses it."""
+        with outage_is_unavailable():
+            await self._client.publish(PREFIX + channel, b"")
+
+    async def announcements(self, channel: str) -> AsyncIterator[None]:
+        """One item for each announcement on a channel. Ends with `Unavailable` when the connection does."""
+        pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+        with outage_is_unavailable():
+            try:
+                await pubsub.subscribe(PREFIX + channel)
+                while True:
+                    if await pubsub.get_message(timeout=LISTEN):
+                        yield
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def info(self) -> dict[str, Any]:
         """The server's INFO, for `vestibule doctor` and the health page."""

@@ -1,13 +1,14 @@
-"""Access tokens: issued for a session's generation, inspected without any store."""
+"""Access tokens: issued for a session's generation or for a client itself, inspected without any store."""
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from service.clock import Clock
 from service.crypto.opaque import base64url
-from service.crypto.signer import Claims, Signer
+from service.crypto.signer import Claims, PersonClaims, ServiceClaims, Signer
 from service.errors import Unavailable
 from service.settings import Settings
 from service.tokens.keys import SigningKeys
@@ -17,7 +18,10 @@ JTI_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Whom an access token speaks for. `session` is the public id; `signed_in_at` becomes `auth_time`."""
+    """Whom an access token speaks for. `session` is the public id; `signed_in_at` becomes `auth_time`.
+
+    `audience` is whom it is for, `life` how long it lives at most, in seconds.
+    """
 
     account: UUID
     session: bytes
@@ -27,6 +31,8 @@ class Holder:
     amr: tuple[str, ...]
     roles: tuple[str, ...]
     signed_in_at: datetime
+    audience: str
+    life: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +46,18 @@ class AccessTokens:
 
     @property
     def life(self) -> int:
-        """`expires_in` of every token, in seconds."""
+        """How long a token lives, in seconds; less where its client is registered with less."""
         return int(self.settings.access_token_life.total_seconds())
 
     def issue(self, holder: Holder) -> str:
         """A signed token. Raises `Unavailable` while there is no signing key."""
         now = self.clock()
         issued_at = int(now.timestamp())
-        claims = Claims(
+        claims = PersonClaims(
             iss=self.signer.issuer,
             sub=str(holder.account),
-            aud=self.signer.audience,
-            exp=issued_at + self.life,
+            aud=holder.audience,
+            exp=issued_at + holder.life,
             iat=issued_at,
             jti=f"{holder.generation}.{base64url(secrets.token_bytes(JTI_BYTES))}",
             client_id=holder.client,
@@ -61,19 +67,46 @@ class AccessTokens:
             amr=holder.amr,
             roles=holder.roles,
         )
-        token = self.signer.sign(claims, self.keys.keyring, now)
-        if token is None:
-            raise Unavailable("no signing key is active")
-        return token
+        return self._signed(claims, now)
 
-    def inspect(self, token: str) -> Claims | None:
-        """The claims of a token that is genuine and in force; whether its session lives is another question.
+    def issue_for_client(self, client: str, audience: str, scope: str, life: int) -> str:
+        """A signed token by which a client speaks for itself, for so many seconds. Raises `Unavailable`."""
+        now = self.clock()
+        issued_at = int(now.timestamp())
+        claims = ServiceClaims(
+            iss=self.signer.issuer,
+            sub=client,
+            aud=audience,
+            exp=issued_at + life,
+            iat=issued_at,
+            jti=base64url(secrets.token_bytes(JTI_BYTES)),
+            client_id=client,
+            scope=scope,
+        )
+        return self._signed(claims, now)
+
+    def inspect(self, token: str, audiences: Collection[str] = ()) -> PersonClaims | ServiceClaims | None:
+        """The claims of a token that is genuine, for one of these audiences (our own by default) and in force;
+        whether what it stands for lives is another question.
 
         Raises `Unavailable` while no key is loaded: without keys nothing can be known about a token.
         """
         if not self.keys.keyring.keys:
             raise Unavailable("no signing key is loaded")
-        return self.signer.verify(token, self.keys.keyring, self.clock())
+        return self.signer.verify(token, self.keys.keyring, self.clock(), audiences)
+
+    def sign_document(self, document: bytes, kind: str) -> str:
+        """Another document of ours as a JWT of this `typ`. Raises `Unavailable`."""
+        token = self.signer.sign_document(document, kind, self.keys.keyring, self.clock())
+        if token is None:
+            raise Unavailable("no signing key is active")
+        return token
+
+    def _signed(self, claims: Claims, now: datetime) -> str:
+        token = self.signer.sign(claims, self.keys.keyring, now)
+        if token is None:
+            raise Unavailable("no signing key is active")
+        return token
 
 
 def generation_of(claims: Claims) -> int:

@@ -1,49 +1,106 @@
-"""The software that acts here: front ends (public) and services (confidential, with a secret)."""
+"""The software that acts here: front ends (public) and services (confidential), and the APIs they ask tokens for."""
 
 import asyncio
 import re
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import structlog
-from advanced_alchemy.exceptions import IntegrityError
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
-from sqlalchemy import update
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import ForeignKey, Index, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TEXT
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from service.clock import Clock
-from service.crypto import opaque
 from service.crypto.roots import RootKeys
-from service.errors import ClientIdTaken, Unavailable, UnknownClient
+from service.errors import Unavailable, UnknownClient
 from service.store.postgres import Database, Table
+from service.tokens.scopes import ACCOUNT, BUILT_IN
 
 log = structlog.get_logger("vestibule.clients")
 
 DEFAULT_FRONT_END = "web"
-SECRET_PREFIX = "vcs"  # noqa: S105  the prefix of client secrets, not one
 SECRET_DIGEST = "client secret"  # noqa: S105  the purpose of a derived key
 CLIENT_ID = re.compile(r"(?![0-9a-f-]{32,}$)[a-z][a-z0-9_-]{1,62}", re.ASCII)
 """Nothing that could be taken for an account's id (RFC 9068 section 5)."""
 FRESH_ENOUGH = 0.2
 
+PUBLIC_METHOD = "none"
+SECRET_METHODS = ("client_secret_basic", "client_secret_post")
+ASSERTION_METHOD = "private_key_jwt"
+METHODS = (*SECRET_METHODS, ASSERTION_METHOD, PUBLIC_METHOD)
+"""How a client may prove itself (RFC 7591 section 2)."""
+
 
 class Client(Table):
-    """A registered client; it is confidential when it has a secret."""
+    """A registered client. What it may have is in lists of its own; an empty one allows nothing.
+
+    `audiences` are the APIs it may ask tokens for beside our own; `serves` are those whose tokens it may introspect
+    (our own when empty). Lifetimes are seconds and only ever shorten what the settings say.
+    """
 
     __tablename__ = "clients"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     secret_digest: Mapped[str | None]
+    """Read by the release before this one alone: a mark that no secret matches, so that it takes nobody for public."""
     may_introspect: Mapped[bool]
+    auth_methods: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    grants: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    audiences: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    serves: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    redirect_uris: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    origins: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    jwks: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    access_token_life: Mapped[int | None]
+    session_idle: Mapped[int | None]
+    session_absolute: Mapped[int | None]
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
+    secrets: Mapped[list["ClientSecret"]] = relationship(
+        lazy="selectin", order_by="ClientSecret.created_at", cascade="all, delete-orphan", passive_deletes=True
+    )
 
     @property
     def is_confidential(self) -> bool:
-        return self.secret_digest is not None
+        return PUBLIC_METHOD not in self.auth_methods
+
+
+class ClientSecret(Table):
+    """A secret of a client, as a keyed digest; it ends when its row does, or at `expires_at`.
+
+    `reminded` is the day before its end on which operators were told last: 30, 7 or 1.
+    """
+
+    __tablename__ = "client_secrets"
+    __table_args__ = (Index(None, "client_id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    client_id: Mapped[str] = mapped_column(ForeignKey("clients.id", ondelete="CASCADE"))
+    digest: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    reminded: Mapped[int | None]
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it still opens anything."""
+        return self.expires_at is None or now < self.expires_at
+
+
+class Api(Table):
+    """Something that accepts our tokens: its identifier is their audience, its scopes mean nothing elsewhere."""
+
+    __tablename__ = "apis"
+
+    identifier: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
+    created_at: Mapped[datetime]
 
 
 class ClientRepository(SQLAlchemyAsyncRepository[Client]):
@@ -52,9 +109,15 @@ class ClientRepository(SQLAlchemyAsyncRepository[Client]):
     model_type = Client
 
 
+class ApiRepository(SQLAlchemyAsyncRepository[Api]):
+    """Queries on APIs."""
+
+    model_type = Api
+
+
 @dataclass(slots=True)
 class Clients:
-    """The registry. Look-ups answer from memory; a change reaches every worker within `key_refresh`.
+    """The registry. Look-ups answer from memory; a change reaches every worker within `key_refresh`, mostly at once.
 
     The registry is small (it holds software, not people), so each worker keeps it whole: introspection then needs
     no PostgreSQL at all.
@@ -63,86 +126,77 @@ class Clients:
     database: Database
     roots: RootKeys
     clock: Clock
+    audience: str
+    """Our own: the `aud` of every token that names no other API."""
+    announce: Callable[[], Awaitable[None]]
+    """Tells the other workers that something changed."""
     _known: dict[str, Client] = field(default_factory=dict)
+    _apis: dict[str, frozenset[str]] = field(default_factory=dict)
+    _origins: frozenset[bytes] = frozenset()
     _last_reload: float = float("-inf")
     _coming_reload: asyncio.Task[None] | None = None
 
-    async def create(self, client_id: str, name: str, *, confidential: bool, may_introspect: bool) -> str | None:
-        """Registers a client and answers its secret, which is shown this once (ASVS 13.3.1).
-
-        Raises `ClientIdTaken`, and `ValueError` when the id is not well-formed.
-        """
-        if not CLIENT_ID.fullmatch(client_id):
-            raise ValueError("a client id starts with a letter and holds 2 to 63 of a-z 0-9 _ -")
-        secret = opaque.mint(SECRET_PREFIX) if confidential else None
-        row = Client(
-            id=client_id,
-            name=name,
-            secret_digest=self.roots.digest(SECRET_DIGEST, secret) if secret else None,
-            may_introspect=may_introspect and confidential,
-            created_at=self.clock(),
-            disabled_at=None,
-        )
-        try:
-            async with self.database.begin() as transaction:
-                await ClientRepository(session=transaction).add(row)
-        except IntegrityError:
-            raise ClientIdTaken from None
-        return secret
-
-    async def ensure_front_end(self) -> None:
-        """Registers the default front end of a new installation."""
-        with suppress(ClientIdTaken):
-            await self.create(DEFAULT_FRONT_END, "Web", confidential=False, may_introspect=False)
-
-    async def replace_secret(self, client_id: str) -> str:
-        """Gives a confidential client a new secret; the old one ends."""
-        secret = opaque.mint(SECRET_PREFIX)
-        statement = (
-            update(Client).where(Client.id == client_id).values(secret_digest=self.roots.digest(SECRET_DIGEST, secret))
-        )
-        async with self.database.begin() as transaction:
-            await transaction.execute(statement)
-        return secret
-
-    async def disable(self, client_id: str) -> bool:
-        """Shuts a client out. False when there is none of this id."""
-        statement = update(Client).where(Client.id == client_id).values(disabled_at=self.clock())
-        async with self.database.begin() as transaction:
-            result: Any = await transaction.execute(statement)
-        return bool(result.rowcount)
-
-    async def list(self) -> list[Client]:
-        """Every client, by id."""
-        async with self.database.begin() as transaction:
-            return await ClientRepository(session=transaction).get_many(order_by=[("id", False)])
-
     async def reload(self) -> None:
         """Reads the registry anew. Raises `Unavailable`; what was known stays known."""
-        self._known = {row.id: row for row in await self.list()}
+        async with self.database.begin() as transaction:
+            clients = await ClientRepository(session=transaction).get_many(order_by=[("id", False)])
+            apis = (await transaction.scalars(select(Api))).all()
+        self._known = {row.id: row for row in clients}
+        self._apis = {row.identifier: frozenset(row.scopes) for row in apis}
+        enabled = [row for row in clients if row.disabled_at is None]
+        self._origins = frozenset(origin.encode() for row in enabled for origin in row.origins)
+
+    async def changed(self) -> None:
+        """Makes a change known here at once, and to the other workers as soon as they hear of it."""
+        await self.reload()
+        try:
+            await self.announce()
+        except Unavailable as error:
+            log.warning("the other workers will see a change at their next look", reason=error.reason)
+
+    def origins(self) -> frozenset[bytes]:
+        """Every web origin that an enabled client registered."""
+        return self._origins
+
+    def audiences(self) -> frozenset[str]:
+        """Whom tokens may be for: our own audience and every registered API."""
+        return frozenset((self.audience, *self._apis))
+
+    def scopes_of(self, audience: str) -> frozenset[str]:
+        """The scopes that mean something to an API, empty for one that is not registered."""
+        own = BUILT_IN if audience == self.audience else frozenset[str]()
+        return own | self._apis.get(audience, frozenset())
 
     async def front_end(self, client_id: str) -> Client:
         """The enabled public client under whose name a person signs in. Raises `UnknownClient`."""
         client = self._known.get(client_id) or await self._after_reload(client_id)
-        if client is None or client.disabled_at is not None or client.is_confidential:
-            raise UnknownClient(f"no public client {client_id[:64]!r}")
+        if client is None or client.disabled_at is not None or client.is_confidential or ACCOUNT not in client.scopes:
+            raise UnknownClient(f"no front end {client_id[:64]!r}")
         return client
 
-    async def authenticate(self, client_id: str, secret: str) -> Client | None:
-        """The confidential client whose secret this is, or None. Constant-time, without a slow hash: secrets are
+    async def find(self, client_id: str) -> Client | None:
+        """The enabled client of this id, looked for anew when it is not known yet."""
+        return (self.enabled(client_id) if self._known else None) or await self._after_reload(client_id)
+
+    async def holder(self, client_id: str, secret: str) -> Client | None:
+        """The enabled client whose live secret this is, or None. Constant-time, without a slow hash: secrets are
         256 random bits. A secret that is not known yet makes the registry reload, at most five times a second.
         """
-        client = self._holder(client_id, secret) if self._known else None
-        if client is None and await self._after_reload(client_id):
-            client = self._holder(client_id, secret)
-        return client
+        held = self._held(client_id, secret) if self._known else None
+        if held is None and await self._after_reload(client_id):
+            held = self._held(client_id, secret)
+        if held is None:
+            return None
+        if self.roots.is_stale(held.digest):
+            await self._digest_anew(held, secret)
+        return self.enabled(client_id)
 
-    async def may_act(self, client_id: str) -> bool:
-        """Whether tokens made out to this client are good. Raises `Unavailable` when that cannot be known."""
+    async def acting(self, client_id: str) -> Client | None:
+        """The client in whose name a token speaks, None when it was disabled. Raises `Unavailable`."""
         client = self._known.get(client_id)
         if client is None:
-            return await self._after_reload(client_id) is not None
-        return client.disabled_at is None
+            return await self._after_reload(client_id)
+        return client if client.disabled_at is None else None
 
     def enabled(self, client_id: str) -> Client | None:
         """A client that is known and not disabled. Raises `Unavailable` while the registry was never read."""
@@ -151,11 +205,20 @@ class Clients:
         client = self._known.get(client_id)
         return client if client is not None and client.disabled_at is None else None
 
-    def _holder(self, client_id: str, secret: str) -> Client | None:
-        client = self.enabled(client_id)
-        if client is None or client.secret_digest is None:
-            return None
-        return client if self.roots.matches(SECRET_DIGEST, secret, client.secret_digest) else None
+    def _held(self, client_id: str, secret: str) -> ClientSecret | None:
+        client, now = self.enabled(client_id), self.clock()
+        live = [held for held in client.secrets if held.is_live(now)] if client else []
+        return next((held for held in live if self.roots.matches(SECRET_DIGEST, secret, held.digest)), None)
+
+    async def _digest_anew(self, held: ClientSecret, secret: str) -> None:
+        """Under today's root key, so that the older one can go. The client is in already: a failure waits."""
+        old, held.digest = held.digest, self.roots.digest(SECRET_DIGEST, secret)
+        statement = update(ClientSecret).where(ClientSecret.id == held.id, ClientSecret.digest == old)
+        try:
+            async with self.database.begin() as transaction:
+                await transaction.execute(statement.values(digest=held.digest))
+        except Unavailable as error:
+            log.warning("a digest of an older root key was kept", reason=error.reason)
 
     async def _after_reload(self, client_id: str) -> Client | None:
         """Looks again in a registry that was read after this call, at most five times a second for all callers."""

@@ -17,7 +17,16 @@ from service.clock import Clock
 from service.store.postgres import Database, Table, Transaction
 
 EndReason = Literal[
-    "logout", "reused", "evicted", "disabled", "ended", "password_changed", "password_reset", "email_changed"
+    "logout",
+    "reused",
+    "evicted",
+    "disabled",
+    "ended",
+    "password_changed",
+    "password_reset",
+    "email_changed",
+    "revoked",
+    "administrator",
 ]
 
 

@@ -4,6 +4,8 @@ States follow from times (see `crypto/keyring.py`), so a rotation is one row cha
 reads them within `key_refresh` and changes over at the same moment, without a restart and without a gap.
 """
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -20,7 +22,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.clock import Clock
 from service.crypto.keyring import Keyring, SigningKey, thumbprint
 from service.crypto.roots import RootKeys
-from service.crypto.sealing import seal, unseal
+from service.crypto.sealing import seal, sealed_with, unseal
+from service.errors import Unavailable, UnknownKey
 from service.settings import Settings
 from service.store.postgres import Database, Table, Transaction
 
@@ -37,6 +40,7 @@ class SigningKeyRow(Table):
     private_sealed: Mapped[bytes]
     created_at: Mapped[datetime]
     activates_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class SigningKeys:
     roots: RootKeys
     settings: Settings
     clock: Clock
+    announce: Callable[[], Awaitable[None]]
+    """Tells the other workers that something changed."""
     keyring: Keyring = field(default_factory=lambda: Keyring((), timedelta(0)))
 
     async def reload(self) -> None:
@@ -62,11 +68,11 @@ class SigningKeys:
             await _lock(transaction)
             keyring = self._assembled(await _all(transaction))
             # Scheduled counts, although it may lie ahead of this clock: clocks differ, and locks are waited for.
-            if all(key.activates_at is None for key in keyring.keys):
+            if all(key.activates_at is None or key.is_revoked for key in keyring.keys):
                 transaction.add(self._new_row(now, activates_at=now))
             if not any(keyring.state(key, now) == "next" for key in keyring.keys):
                 transaction.add(self._new_row(now, activates_at=None))
-        await self.reload()
+        await self._changed()
 
     async def rotate(self) -> tuple[SigningKey, SigningKey]:
         """Schedules the next key to sign and publishes its successor: (the one that will sign, its successor).
@@ -75,22 +81,99 @@ class SigningKeys:
         max-age has seen the key (OIDC Core section 10.1.1). A turn that is already scheduled is answered as it is.
         """
         await self.ensure()
+        await self._schedule(lambda keyring, now: True)
+        scheduled, successor = [key for key in self.keyring.keys if self.keyring.state(key, self.clock()) == "next"][:2]
+        return scheduled, successor
+
+    async def rotate_if_due(self) -> bool:
+        """The same by itself, once the key that signs has done so for `key_rotation`; whether a turn was scheduled.
+
+        Cheap while nothing is due; many workers may ask at once.
+        """
+        return self._is_due(self.keyring, self.clock()) and await self._schedule(self._is_due)
+
+    async def revoke(self, kid: str) -> SigningKey:
+        """Ends all trust in a key at once; where it was the one that signs, the next takes over in the same moment.
+
+        For a key that got out: who verifies tokens alone believes it for as long as the JWKS is cached. Answers the
+        key that signs now. Raises `UnknownKey` for one that is unknown or was revoked before.
+        """
         now = self.clock()
         async with self.database.begin() as transaction:
             await _lock(transaction)
             rows = {row.kid: row for row in await _all(transaction)}
+            found = rows.get(kid)
+            if found is None or found.revoked_at is not None:
+                raise UnknownKey(f"no key {kid[:64]!r} to revoke")
+            if found.activates_at is None or found.activates_at > now:  # it never signed: nothing is to be remembered
+                del rows[kid]
+                await transaction.delete(found)
+            else:
+                found.revoked_at = now
+                self._promote(rows, found.activates_at, now, transaction)
+            if not any(row.activates_at is None for row in rows.values()):
+                transaction.add(self._new_row(now, activates_at=None))
+        await self._changed()
+        signing = self.keyring.current(self.clock())
+        if signing is None:
+            raise Unavailable("no key signs")
+        return signing
+
+    async def rewrap(self) -> int:
+        """Seals with the current root key what an older one sealed; how many keys those were."""
+        async with self.database.begin() as transaction:
+            await _lock(transaction)
+            stale = [row for row in await _all(transaction) if sealed_with(row.private_sealed) != self.roots.current]
+            for row in stale:
+                plain = unseal(self.roots, row.private_sealed, _bound_to(row.kid))
+                row.private_sealed = seal(self.roots, plain, _bound_to(row.kid))
+        return len(stale)
+
+    async def _schedule(self, is_wanted: Callable[[Keyring, datetime], bool]) -> bool:
+        now = self.clock()
+        async with self.database.begin() as transaction:
+            await _lock(transaction)
+            rows = {row.kid: row for row in await _all(transaction)}
+            keyring = self._assembled(list(rows.values()))
+            if not is_wanted(keyring, now):
+                return False
             for row in list(rows.values()):
                 if self._is_gone(row, list(rows.values())):
                     await transaction.delete(row)
-            keyring = self._assembled(list(rows.values()))
             coming = [key for key in keyring.keys if keyring.state(key, now) == "next"]
             if coming and coming[0].activates_at is None:
                 rows[coming[0].kid].activates_at = self._earliest_use(coming[0], now)
             if len(coming) < 2:  # noqa: PLR2004  the one that takes over, and the one published behind it
                 transaction.add(self._new_row(now, activates_at=None))
+        await self._changed()
+        return True
+
+    def _is_due(self, keyring: Keyring, now: datetime) -> bool:
+        signing = keyring.current(now)
+        if self.settings.key_rotation == timedelta(0) or signing is None or signing.activates_at is None:
+            return False
+        is_scheduled = any(key.activates_at is not None and key.activates_at > now for key in keyring.keys)
+        return not is_scheduled and signing.activates_at + self.settings.key_rotation <= now
+
+    def _promote(
+        self, rows: dict[str, SigningKeyRow], since: datetime, now: datetime, transaction: Transaction
+    ) -> None:
+        """Lets the next key sign from a moment that has come on every worker's clock."""
+        keyring = self._assembled(list(rows.values()))
+        if any(keyring.state(key, now) == "active" for key in keyring.keys):
+            return
+        moment = max(now - self.settings.leeway, since + timedelta(milliseconds=1))
+        coming = [key for key in keyring.keys if keyring.state(key, now) == "next"]
+        if coming:
+            rows[coming[0].kid].activates_at = moment
+        else:
+            transaction.add(self._new_row(now, activates_at=moment))
+
+    async def _changed(self) -> None:
+        """Makes a change known here at once, and to the other workers as soon as they hear of it."""
         await self.reload()
-        scheduled, successor = [key for key in self.keyring.keys if self.keyring.state(key, now) == "next"][:2]
-        return scheduled, successor
+        with suppress(Unavailable):  # they look by themselves as well
+            await self.announce()
 
     def _earliest_use(self, key: SigningKey, now: datetime) -> datetime:
         propagation = self.settings.key_refresh * REFRESHES_BEFORE_USE
@@ -110,17 +193,21 @@ class SigningKeys:
         return self.settings.access_token_life + self.settings.leeway + self.settings.jwks_max_age
 
     def _read(self, row: SigningKeyRow) -> SigningKey:
-        private = load_der_private_key(unseal(self.roots, row.private_sealed, f"signing_keys/{row.kid}"), password=None)
+        private = load_der_private_key(unseal(self.roots, row.private_sealed, _bound_to(row.kid)), password=None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise TypeError(f"signing key {row.kid} is not an EC key")
-        return SigningKey(row.kid, private, row.created_at, row.activates_at)
+        return SigningKey(row.kid, private, row.created_at, row.activates_at, row.revoked_at is not None)
 
     def _new_row(self, now: datetime, activates_at: datetime | None) -> SigningKeyRow:
         private = ec.generate_private_key(ec.SECP256R1())
         kid = thumbprint(private.public_key())
         der = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        sealed = seal(self.roots, der, f"signing_keys/{kid}")
-        return SigningKeyRow(kid=kid, private_sealed=sealed, created_at=now, activates_at=activates_at)
+        sealed = seal(self.roots, der, _bound_to(kid))
+        return SigningKeyRow(kid=kid, private_sealed=sealed, created_at=now, activates_at=activates_at, revoked_at=None)
+
+
+def _bound_to(kid: str) -> str:
+    return f"signing_keys/{kid}"
 
 
 async def _all(transaction: Transaction) -> list[SigningKeyRow]:

@@ -47,8 +47,12 @@ class Overview:
     clock: Clock
 
     async def of(self, principal: Principal) -> list[SeenSession]:
+        """The sessions of whoever asks, the one used last first."""
+        return await self.of_account(principal.account, current=principal.session)
+
+    async def of_account(self, account: UUID, current: bytes = b"") -> list[SeenSession]:
         """The sessions that live, the one used last first."""
-        alive = await self.sessions.live(principal.account)
+        alive = await self.sessions.live(account)
         written = await self.journal.about([live.session for live in alive])
         seen = []
         for live in alive:
@@ -63,7 +67,7 @@ class Overview:
                     first_seen_at=live.opened_at,
                     last_seen_at=live.used_at,
                     expires_at=live.expires_at,
-                    current=live.session == principal.session,
+                    current=live.session == current,
                 )
             )
         return sorted(seen, key=lambda session: session.last_seen_at, reverse=True)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from uuid import UUID
 
 from service.tokens.journal import EndReason
+from service.tokens.refresh import RefreshToken
 
 
 class Ended(IntEnum):
@@ -17,6 +19,8 @@ class Ended(IntEnum):
     ENDED = 5
     PASSWORD_CHANGED = 6
     EMAIL_CHANGED = 7
+    REVOKED = 8
+    ADMINISTRATOR = 9
 
     @property
     def reason(self) -> EndReason:
@@ -32,6 +36,8 @@ REASONS: dict[Ended, EndReason] = {
     Ended.ENDED: "ended",
     Ended.PASSWORD_CHANGED: "password_changed",
     Ended.EMAIL_CHANGED: "email_changed",
+    Ended.REVOKED: "revoked",
+    Ended.ADMINISTRATOR: "administrator",
 }
 
 
@@ -65,6 +71,31 @@ class Renewed:
 
     grant: Grant
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a genuine refresh token stands for, before anything is decided: whether its session lives is not said.
+
+    `granted` is the scope of the session, `roles` are those of its account at this moment.
+    """
+
+    token: RefreshToken
+    salt: bytes
+    client: str
+    granted: tuple[str, ...]
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLive:
+    """A refresh token that would be taken at this moment, and when it ends unless it is used."""
+
+    account: UUID
+    client: str
+    scope: tuple[str, ...]
+    issued_at: datetime
+    ends_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

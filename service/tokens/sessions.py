@@ -1,7 +1,8 @@
 """Sessions: opened, rotated, inspected and closed, each by one atomic script on the account's hash in Redis."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
@@ -10,27 +11,40 @@ import structlog
 
 from service.audit import Audit
 from service.crypto.opaque import from_base64url
-from service.crypto.signer import Claims
-from service.errors import InvalidToken, SessionExpired, SessionReused, Unavailable
+from service.crypto.signer import PersonClaims
+from service.errors import InvalidToken, SessionExpired, SessionReused, Unavailable, UnknownClient
 from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens, Holder, generation_of
-from service.tokens.clients import Clients
+from service.tokens.clients import Client, Clients
 from service.tokens.journal import EndReason, Journal
 from service.tokens.refresh import RefreshToken, RefreshTokens, public_id, secret_id_of
-from service.tokens.session_facts import Ended, Grant, LiveSession, Opened, Renewed
+from service.tokens.scopes import in_force
+from service.tokens.session_facts import Ended, Grant, Held, HeldLive, LiveSession, Opened, Renewed
 
 log = structlog.get_logger("vestibule.sessions")
 
 ID_BYTES = 16
 SALT_BYTES = 16
 RECORD_HEAD = 42
+RECORD_TAIL = RECORD_HEAD + SALT_BYTES
 TOMBSTONE = 86_400_000
 DAY = 86_400_000
 USE_NOTED_EVERY = 60_000
 """Milliseconds: `last seen` is good to a minute, and a busy session costs no write at each request."""
-FIRST_PARTY_SCOPE = "account"
 REFUSED = {"unknown", "foreign", "revoked", "expired", "reused"}
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What an access token is to be for: one API, and scopes that mean something to it."""
+
+    audience: str
+    scope: tuple[str, ...]
+
+
+Aiming = Callable[[tuple[str, ...]], Aim]
+"""Chooses within the scope that is in force. Raises a refusal, before anything changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +60,20 @@ class Sessions:
     settings: Settings
 
     async def open(self, account: UUID, client: str, amr: tuple[str, ...], roles: tuple[str, ...]) -> Opened:
-        """Begins a session and issues its first tokens. Its tokens are good from now on, in every worker."""
+        """Begins a session and issues its first tokens. Its tokens are good from now on, in every worker.
+
+        It is granted what its client is registered for at this moment, and never more later. Raises `UnknownClient`.
+        """
+        registered = await self._registered(client)
         salt = secrets.token_bytes(SALT_BYTES)
         secret_id = secret_id_of(salt)
-        detail = f"{FIRST_PARTY_SCOPE}\n{' '.join(amr)}"
+        detail = f"{' '.join(registered.scopes)}\n{' '.join(amr)}"
         sid, created, absolute, *evicted = await self.store.run(
             "open",
             _key(account),
             public_id(secret_id),
-            _milliseconds(self.settings.session_idle),
-            _milliseconds(self.settings.session_absolute),
+            self._idle(registered),
+            self._absolute(registered),
             self.settings.sessions_per_account,
             TOMBSTONE,
             salt,
@@ -63,29 +81,32 @@ class Sessions:
             detail,
             " ".join(roles),
         )
-        holder = Holder(
-            account,
-            _same(sid, public_id(secret_id)),
-            0,
-            client,
-            FIRST_PARTY_SCOPE,
-            amr,
-            roles,
-            _moment(created),
+        session, now = _same(sid, public_id(secret_id)), _moment(created)
+        aim = self.everything(in_force(registered.scopes, registered.scopes, roles))
+        holder = self._holder(
+            registered, account, session, generation=0, aim=aim, amr=amr, roles=roles, signed_in_at=now
         )
         refresh_token = self.refresh_tokens.make(account, secret_id, 0, salt)
         grant = self._grant(holder, refresh_token, int(absolute) - int(created))
         return Opened(grant, holder.session, salt, _moment(created), _moment(absolute), tuple(evicted))
 
-    async def rotate(self, presented: str, client: str) -> Grant:
+    def everything(self, in_force: tuple[str, ...]) -> Aim:
+        """The aim of who asks for nothing: our own audience, with all that means something to it."""
+        own = self.clients.audience
+        return Aim(own, tuple(scope for scope in in_force if scope in self.clients.scopes_of(own)))
+
+    async def rotate(self, presented: str, client: str, aiming: Aiming | None = None) -> Grant:
         """Exchanges a refresh token for its successor; a retry gets the same successor again.
 
-        Raises `SessionExpired` for a token that is not ours, or whose session is unknown, ended or over, and
-        `SessionReused` when this very token ended its family.
+        Raises `SessionExpired` for a token that is not ours, or whose session is unknown, ended or over,
+        `SessionReused` when this very token ended its family, and whatever `aiming` refuses: the token stays good then.
         """
-        token, salt = await self._proved(presented)
-        if token is None:
+        held = await self.held(presented)
+        if held is None:
             raise SessionExpired("not a refresh token of a session we know")
+        registered = await self._registered(client)
+        aim = (aiming or self.everything)(in_force(held.granted, registered.scopes, held.roles))
+        token = held.token
         answer = await self.store.run(
             "rotate",
             _key(token.account),
@@ -94,28 +115,26 @@ class Sessions:
             client,
             _milliseconds(self.settings.rotation_grace),
             _milliseconds(self.settings.lost_answer_window),
-            _milliseconds(self.settings.session_idle),
+            self._idle(registered),
         )
         outcome = answer[0].decode()
         _same(answer[1], token.session)
         if outcome in REFUSED:
             await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004
         self._record("session.refresh", outcome, token, client)
-        return self._successor(token, salt, client, answer)
+        return self._successor(held, registered, aim, answer)
 
-    async def is_live(self, claims: Claims) -> tuple[str, ...] | None:
-        """The account's roles of this moment when the token's session lives, else None. One round trip."""
+    async def is_live(self, claims: PersonClaims) -> tuple[str, ...] | None:
+        """The account's roles of this moment when the token and its session live, else None. One round trip.
+
+        Whether its client may act is asked elsewhere.
+        """
         session = from_base64url(claims.sid)
         account = _account(claims.sub)
-        if (
-            session is None
-            or len(session) != ID_BYTES
-            or account is None
-            or not await self.clients.may_act(claims.client_id)
-        ):
+        if session is None or len(session) != ID_BYTES or account is None:
             return None
-        generation = generation_of(claims)
-        answer = await self.store.run("inspect", _key(account), session, generation, USE_NOTED_EVERY)
+        keys = _key(account), denial(claims.sub, claims.jti)
+        answer = await self.store.run("inspect", keys, session, generation_of(claims), USE_NOTED_EVERY)
         _same(answer[1], session)
         return tuple(answer[2].decode().split()) if answer[0] == b"live" else None
 
@@ -124,12 +143,41 @@ class Sessions:
 
         Redis decides, so it comes first; done when the journal has it too. Raises `Unavailable` until then.
         """
-        token, _ = await self._proved(presented)
+        held = await self.held(presented)
+        if held is not None:
+            await self.close_held(held, Ended.LOGOUT)
+
+    async def close_held(self, held: Held, why: Ended) -> None:
+        """The same, for a token that was looked at."""
+        token = held.token
+        answer = await self.store.run("close", _key(token.account), token.session, int(why), held.client)
+        await self.journal.ended(token.session, why.reason)
+        self._record("session.close", answer[0].decode(), token, client=held.client)
+
+    async def held(self, presented: str) -> Held | None:
+        """What a refresh token of any generation stands for; None unless it is genuine and its session known."""
+        token = self.refresh_tokens.read(presented)
         if token is None:
-            return
-        answer = await self.store.run("close", _key(token.account), token.session, int(Ended.LOGOUT))
-        await self.journal.ended(token.session, "logout")
-        self._record("session.close", answer[0].decode(), token, client=None)
+            return None
+        record, roles = await self.store.fields_of(_key(token.account), token.session, "r")
+        if record is None or not self.refresh_tokens.proves(token, salt := record[RECORD_HEAD:RECORD_TAIL]):
+            return None
+        client, granted, _ = record[RECORD_TAIL:].decode().split("\n")
+        return Held(token, salt, client, tuple(granted.split()), tuple((roles or b"").decode().split()))
+
+    async def held_live(self, presented: str, client: str) -> HeldLive | None:
+        """A refresh token of this client, if it would be taken now; looking at it changes nothing."""
+        held = await self.held(presented)
+        registered = await self.clients.acting(client)
+        if held is None or registered is None or held.client != client:
+            return None
+        token = held.token
+        answer = await self.store.run("peek", _key(token.account), token.session, token.generation)
+        _same(answer[1], token.session)
+        if answer[0] != b"live":
+            return None
+        scope = in_force(held.granted, registered.scopes, held.roles)
+        return HeldLive(token.account, client, scope, _moment(answer[2]), _moment(answer[3]))
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
         """Why a session that was opened just now has ended again; None while it lives."""
@@ -140,36 +188,41 @@ class Sessions:
 
     async def discard(self, account: UUID, session: bytes) -> None:
         """Ends a session whose tokens nobody was given."""
-        await self.store.run("close", _key(account), session, int(Ended.DISABLED))
+        await self.store.run("close", _key(account), session, int(Ended.DISABLED), "")
 
-    async def reauthenticate(self, account: UUID, session: bytes, generation: int, amr: tuple[str, ...]) -> Renewed:
+    async def reauthenticate(self, claims: PersonClaims, amr: tuple[str, ...]) -> Renewed:
         """Begins a live session anew: a new `auth_time`, both timeouts from now on (NIST SP 800-63B-4 5.2).
 
         Its next refresh token takes the place of the one before. Raises `InvalidToken` when it has ended meanwhile.
         """
+        account, session = UUID(claims.sub), from_base64url(claims.sid) or b""
+        registered = await self._registered(claims.client_id)
         answer = await self.store.run(
             "reauthenticate",
             _key(account),
             session,
-            generation,
+            generation_of(claims),
             _milliseconds(self.settings.rotation_grace),
             _milliseconds(self.settings.lost_answer_window),
-            _milliseconds(self.settings.session_idle),
-            _milliseconds(self.settings.session_absolute),
-            f"{FIRST_PARTY_SCOPE}\n{' '.join(amr)}",
+            self._idle(registered),
+            self._absolute(registered),
+            " ".join(amr),
         )
         _same(answer[1], session)
         if answer[0] != b"live":
             raise InvalidToken("the session has ended")
-        _, _, generation, authenticated, absolute, salt, client, roles = answer
-        holder = Holder(
-            account=account,
-            session=session,
+        _, _, generation, authenticated, absolute, salt, _, detail, roles_now = answer
+        roles = tuple(roles_now.decode().split())
+        granted = detail.decode().partition("\n")[0].split()
+        aim = self.everything(in_force(granted, registered.scopes, roles))
+        holder = self._holder(
+            registered,
+            account,
+            session,
             generation=int(generation),
-            client=client.decode(),
-            scope=FIRST_PARTY_SCOPE,
+            aim=aim,
             amr=amr,
-            roles=tuple(roles.decode().split()),
+            roles=roles,
             signed_in_at=_moment(authenticated),
         )
         refresh_token = self.refresh_tokens.make(account, secret_id_of(salt), holder.generation, salt)
@@ -182,9 +235,9 @@ class Sessions:
             for sid, created, used, absolute, client in await self.store.run("list", _key(account))
         ]
 
-    async def end(self, account: UUID, session: bytes) -> str:
+    async def end(self, account: UUID, session: bytes, why: Ended = Ended.ENDED) -> str:
         """Ends one session of an account: `closed`, or why it was over (`revoked`, `expired`, `unknown`)."""
-        answer = await self.store.run("close", _key(account), session, int(Ended.ENDED))
+        answer = await self.store.run("close", _key(account), session, int(why), "")
         return str(answer[0].decode())
 
     async def close_others(self, account: UUID, keep: bytes, why: Ended) -> int:
@@ -196,13 +249,37 @@ class Sessions:
         remember = _milliseconds(self.settings.session_absolute) + DAY
         await self.store.run("close_all", _key(account), remember)
 
-    async def _proved(self, presented: str) -> tuple[RefreshToken | None, bytes]:
-        token = self.refresh_tokens.read(presented)
-        if token is None:
-            return None, b""
-        record = await self.store.field(_key(token.account), token.session)
-        salt = record[RECORD_HEAD : RECORD_HEAD + SALT_BYTES] if record else b""
-        return (token, salt) if record and self.refresh_tokens.proves(token, salt) else (None, b"")
+    async def appoint(self, account: UUID, roles: list[str]) -> None:
+        """Gives every session of the account other roles: they show at the next introspection."""
+        await self.store.run("appoint", _key(account), " ".join(roles))
+
+    async def _registered(self, client_id: str) -> Client:
+        client = await self.clients.acting(client_id)
+        if client is None:
+            raise UnknownClient(f"no enabled client {client_id[:64]!r}")
+        return client
+
+    def _idle(self, client: Client) -> int:
+        return _shorter(self.settings.session_idle, client.session_idle)
+
+    def _absolute(self, client: Client) -> int:
+        return _shorter(self.settings.session_absolute, client.session_absolute)
+
+    def _holder(
+        self,
+        client: Client,
+        account: UUID,
+        session: bytes,
+        *,
+        generation: int,
+        aim: Aim,
+        amr: tuple[str, ...],
+        roles: tuple[str, ...],
+        signed_in_at: datetime,
+    ) -> Holder:
+        life = _shorter(self.settings.access_token_life, client.access_token_life) // 1000
+        scope = " ".join(aim.scope)
+        return Holder(account, session, generation, client.id, scope, amr, roles, signed_in_at, aim.audience, life)
 
     async def _refuse(self, token: RefreshToken, client: str, outcome: str, ended: int) -> NoReturn:
         self._record("session.refresh", outcome, token, client)
@@ -219,27 +296,29 @@ class Sessions:
         except Unavailable as error:
             log.warning("the end of a session is not in the journal yet", reason=error.reason)
 
-    def _successor(self, token: RefreshToken, salt: bytes, client: str, answer: list[Any]) -> Grant:
-        _, _, generation, authenticated, absolute, detail, roles = answer
-        scope, _, amr = detail.decode().partition("\n")
-        holder = Holder(
-            account=token.account,
-            session=token.session,
+    def _successor(self, held: Held, client: Client, aim: Aim, answer: list[Any]) -> Grant:
+        _, _, generation, authenticated, absolute, detail, roles_now = answer
+        token, roles = held.token, tuple(roles_now.decode().split())
+        amr = tuple(detail.decode().partition("\n")[2].split())
+        aim = replace(aim, scope=in_force(aim.scope, client.scopes, roles))  # the roles of the script's moment
+        holder = self._holder(
+            client,
+            token.account,
+            token.session,
             generation=int(generation),
-            client=client,
-            scope=scope,
-            amr=tuple(amr.split()),
-            roles=tuple(roles.decode().split()),
+            aim=aim,
+            amr=amr,
+            roles=roles,
             signed_in_at=_moment(authenticated),
         )
-        refresh_token = self.refresh_tokens.make(token.account, token.secret_id, holder.generation, salt)
+        refresh_token = self.refresh_tokens.make(token.account, token.secret_id, holder.generation, held.salt)
         now = int(self.access_tokens.clock().timestamp() * 1000)
         return self._grant(holder, refresh_token, int(absolute) - now)
 
     def _grant(self, holder: Holder, refresh_token: str, milliseconds_left: int) -> Grant:
         return Grant(
             access_token=self.access_tokens.issue(holder),
-            expires_in=self.access_tokens.life,
+            expires_in=holder.life,
             scope=holder.scope,
             refresh_token=refresh_token,
             refresh_expires_in=max(milliseconds_left // 1000, 0),
@@ -250,6 +329,11 @@ class Sessions:
         self.audit.record(
             event, outcome, account=token.account, client=client, session=session, generation=token.generation
         )
+
+
+def denial(subject: str, jti: str) -> str:
+    """The key that stands while one access token is revoked; in the slot of its account."""
+    return f"denied:{{{subject}}}:{jti}"
 
 
 def _key(account: UUID) -> str:
@@ -268,6 +352,11 @@ def _account(subject: str) -> UUID | None:
         return UUID(subject)
     except ValueError:
         return None
+
+
+def _shorter(setting: timedelta, seconds: int | None) -> int:
+    """A lifetime in milliseconds: what a client is registered with only ever shortens the setting."""
+    return min(_milliseconds(setting), seconds * 1000) if seconds else _milliseconds(setting)
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -32,12 +32,12 @@ ClientId = Annotated[str, msgspec.Meta(max_length=64, description="The public cl
 
 
 class TokenAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """RFC 6749 section 5.1; `refresh_token` is absent with cookie transport."""
+    """RFC 6749 section 5.1; `refresh_token` is absent with cookie transport and for services, `scope` when empty."""
 
     access_token: Annotated[str, msgspec.Meta(description="RFC 9068 JWT for the `Authorization: Bearer` header.")]
     token_type: Literal["Bearer"]
     expires_in: Annotated[int, msgspec.Meta(description="Seconds until the access token ends.")]
-    scope: str
+    scope: str | None = None
     refresh_token: Annotated[str | None, msgspec.Meta(description="Single use: each refresh answers the next.")] = None
 
 
@@ -59,7 +59,7 @@ def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
         access_token=grant.access_token,
         token_type="Bearer",  # noqa: S106  the kind of token, not one
         expires_in=grant.expires_in,
-        scope=grant.scope,
+        scope=grant.scope or None,
         refresh_token=grant.refresh_token if in_body else None,
     )
     cookies = [] if in_body else [_cookie(COOKIE, grant.refresh_token, grant.refresh_expires_in)]

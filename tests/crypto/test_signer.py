@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.crypto.keyring import Keyring, SigningKey, thumbprint
-from service.crypto.signer import Claims, Signer
+from service.crypto.signer import Claims, PersonClaims, Signer
 from service.wiring import Services
 from tests.conftest import ISSUER, Person
 
@@ -100,7 +100,7 @@ GOOD = forged()
 def test_the_forge_of_these_tests_makes_good_tokens() -> None:
     claims = verified(GOOD)
 
-    assert claims is not None
+    assert isinstance(claims, PersonClaims)
     assert (claims.sub, claims.roles) == (CLAIMS["sub"], ("admin",))
 
 

@@ -44,6 +44,7 @@ from service.settings import load
 from service.store.schema import migrate
 from service.wiring import build
 from tests.conftest import PASSWORD, browser, root_key
+from tests.deeds import registered
 
 PROJECT = Path(__file__).parents[2]
 DATABASE_POOL, REDIS_POOL = 4, 8
@@ -188,9 +189,8 @@ def client(stores: Stores, environ: dict[str, str]) -> Introspecting:
     async def install() -> Introspecting:
         services = build(load(environ), mail=lambda _: NoTransport())
         await prepare(services)
-        secret = await services.clients.create("orders", "Orders", confidential=True, may_introspect=True)
+        secret = await registered(services, "orders")
         await services.close()
-        assert secret is not None
         return Introspecting("orders", secret)
 
     asyncio.run(stores.sql("CREATE ROLE vestibule LOGIN", database="postgres"))

@@ -33,7 +33,7 @@ async def serving(office: PostOffice, clock: TestClock, transport: Transport) ->
     """The whole service over the post office's database, and this mail server."""
     services = build(office.settings, clock=clock, mail=lambda _: transport, scripts=shifted)
     await services.signing_keys.ensure()
-    await services.clients.ensure_front_end()
+    await services.client_administration.ensure_front_end()
     async with services.running():
         yield services
 

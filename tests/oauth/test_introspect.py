@@ -29,6 +29,7 @@ from service.audit import AuditEvent
 from service.crypto.keyring import Keyring
 from service.setting_values import Rate
 from service.settings import Settings
+from service.tokens.clients import ClientSecret
 from service.tokens.journal import SessionRow
 from service.wiring import Services
 from tests.conftest import (
@@ -43,6 +44,7 @@ from tests.conftest import (
     sign_up,
     worker,
 )
+from tests.deeds import registered
 
 INACTIVE = b'{"active":false}'
 CHALLENGE = re.compile(r'Basic realm="[^"]+", charset="UTF-8"')
@@ -295,10 +297,7 @@ async def test_a_session_that_a_replay_ended_is_inactive(
 
 async def new_client(services: Services, **rights: bool) -> Introspector:
     client_id = f"svc-{secrets.token_hex(4)}"
-    secret = await services.clients.create(
-        client_id, "Test", **{"confidential": True, "may_introspect": True, **rights}
-    )
-    return Introspector(client_id, secret or "")
+    return Introspector(client_id, await registered(services, client_id, **rights))
 
 
 @pytest.mark.standard("IN-06", "IN-09")
@@ -310,7 +309,7 @@ async def test_the_tokens_of_a_disabled_front_end_are_inactive(
     token = login.json()["access_token"]
     assert (await ask(http, introspector, token)).json()["active"] is True
 
-    await services.clients.disable(front_end.client_id)
+    await services.client_administration.set_disabled(front_end.client_id, True)
     await services.clients.reload()
 
     assert_inactive(await ask(http, introspector, token))
@@ -355,7 +354,7 @@ async def test_every_bad_client_gets_one_and_the_same_refusal(
     http: httpx.AsyncClient, introspector: Introspector, person: Person, services: Services
 ) -> None:
     disabled = await new_client(services)
-    await services.clients.disable(disabled.client_id)
+    await services.client_administration.set_disabled(disabled.client_id, True)
     await services.clients.reload()
     good, secret = introspector.client_id, introspector.secret
     form = {"token": person.access_token}
@@ -466,10 +465,14 @@ async def test_a_secret_with_every_special_character_is_read_as_it_was_given(
     vector = type(row)(
         id=client_id,
         name="Vector",
-        secret_digest=services.clients.roots.digest("client secret", secret),
         may_introspect=True,
+        auth_methods=["client_secret_basic"],
+        serves=[],
         created_at=row.created_at,
         disabled_at=None,
+        secrets=[
+            ClientSecret(digest=services.clients.roots.digest("client secret", secret), created_at=row.created_at)
+        ],
     )
     monkeypatch.setitem(known, client_id, vector)
     header = "Basic c3ZjJTNBb3JkZXJzJTJGMTpwJTJCJUMzJUE0KyUyNSUyNiUzRCUzQSUyRng="
@@ -650,7 +653,7 @@ async def test_a_new_secret_works_at_once_and_the_old_one_stops_within_the_refre
     old = await new_client(services)
     assert (await ask(http, old, person.access_token)).json()["active"] is True
 
-    new = Introspector(old.client_id, await services.clients.replace_secret(old.client_id))
+    new = Introspector(old.client_id, await services.client_administration.replace_secrets(old.client_id))
     assert (await ask(http, new, person.access_token)).json()["active"] is True
     await services.clients.reload()
     assert_refused(await ask(http, old, person.access_token), 401, "invalid_client")
@@ -665,7 +668,7 @@ async def test_a_disabled_client_is_shut_out_within_the_refresh(
         caller = await new_client(services)
         assert (await ask(http, caller, person.access_token)).json()["active"] is True
 
-        await services.clients.disable(caller.client_id)
+        await services.client_administration.set_disabled(caller.client_id, True)
         await asyncio.sleep(0.3)
         assert_refused(await ask(http, caller, person.access_token), 401, "invalid_client")
 

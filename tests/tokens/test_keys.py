@@ -36,6 +36,7 @@ from tests.conftest import (
     somebody,
     worker,
 )
+from tests.deeds import registered
 
 MAX_AGE = 600
 LIFE, LEEWAY, REFRESH = 600, 30, 5
@@ -90,11 +91,10 @@ async def pair(own_settings: Settings, clock: TestClock, outbox: Outbox) -> Asyn
         async with one.database.begin() as transaction:
             await transaction.execute(delete(SigningKeyRow))
         await one.signing_keys.ensure()
-        await one.clients.ensure_front_end()
+        await one.client_administration.ensure_front_end()
         await two.signing_keys.reload()
         client_id = f"svc-{secrets.token_hex(4)}"
-        secret = await one.clients.create(client_id, "Orders", confidential=True, may_introspect=True)
-        assert secret is not None
+        secret = await registered(one, client_id)
         async with browser(create_app(one)) as first, browser(create_app(two)) as second:
             yield Pair([one, two], [first, second], Introspector(client_id, secret), own_settings, clock)
 
@@ -188,7 +188,11 @@ async def test_a_worker_whose_clock_is_behind_makes_no_second_key(pair: Pair) ->
         await transaction.execute(delete(SigningKeyRow))
     await pair.keys.ensure()
     behind = SigningKeys(
-        pair.keys.database, pair.keys.roots, pair.settings, lambda: pair.clock() - timedelta(seconds=2)
+        pair.keys.database,
+        pair.keys.roots,
+        pair.settings,
+        lambda: pair.clock() - timedelta(seconds=2),
+        pair.keys.announce,
     )
     await behind.ensure()
 

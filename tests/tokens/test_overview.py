@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from service.crypto.signer import PersonClaims
 from service.errors import InvalidToken, NotFound, StaleAuthentication, Unavailable
 from service.store.postgres import Transaction
 from service.tokens.journal import EndReason, Journal
@@ -55,17 +56,14 @@ class FailingJournal(Journal):
 
 
 async def principal_of(services: Services, access_token: str) -> Principal:
-    claims = services.sessions.access_tokens.inspect(access_token)
-    assert claims is not None
-    roles = await services.sessions.is_live(claims)
-    assert roles is not None
-    return Principal(UUID(claims.sub), claims, roles)
+    active = await services.inspection.of(access_token)
+    assert active is not None
+    assert isinstance(active.claims, PersonClaims)
+    return Principal(UUID(active.claims.sub), active.claims, active.roles, is_admin=False)
 
 
 async def lives(services: Services, grant: Grant) -> bool:
-    claims = services.sessions.access_tokens.inspect(grant.access_token)
-    assert claims is not None
-    return await services.sessions.is_live(claims) is not None
+    return await services.inspection.of(grant.access_token) is not None
 
 
 def with_journal(services: Services, journal: Journal) -> Overview:
@@ -197,8 +195,8 @@ async def test_a_password_given_in_a_session_that_others_end_meanwhile_brings_no
     principal = await principal_of(services, person.access_token)
     for number in range(30):
         grant = await admitted(services, account)
-        session = session_of(grant.access_token)
-        renewing = asyncio.create_task(services.sessions.reauthenticate(account.id, session.bytes, 0, ("pwd",)))
+        claims = (await principal_of(services, grant.access_token)).claims
+        renewing = asyncio.create_task(services.sessions.reauthenticate(claims, ("pwd",)))
         for _ in range(number % 10):
             await asyncio.sleep(0)
         await services.overview.end_others(principal)

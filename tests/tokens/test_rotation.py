@@ -42,6 +42,7 @@ from tests.conftest import (
     somebody,
     worker,
 )
+from tests.deeds import registered
 from tests.tokens.acting import (
     BROWSER,
     account_behind,
@@ -368,8 +369,7 @@ class TestForgeries:
         self, http: httpx.AsyncClient, services: Services, introspector: Introspector, person: Person, redis: Redis
     ) -> None:
         other = f"app-{secrets.token_hex(4)}"
-        await services.clients.create(other, "Another front end", confidential=False, may_introspect=False)
-        await services.clients.reload()
+        await registered(services, other, confidential=False)
         newest = await renewed(http, person.refresh_token)
         before = await redis.hgetall(record_key(account_of(person.access_token)))
 

@@ -180,7 +180,7 @@ async def test_public_documents_are_for_every_page_and_without_cookies(
 
 
 def test_a_vary_header_is_extended_and_never_doubled() -> None:
-    origins = Origins(frozenset({b"https://app.test"}))
+    origins = Origins(frozenset({b"https://app.test"}), frozenset)
     cases: dict[bytes, bytes] = {
         b"Accept-Language": b"Accept-Language, Origin",
         b"origin": b"origin",
@@ -271,4 +271,4 @@ async def test_a_preflight_needs_no_body_and_no_host_of_ours_but_one_host(http: 
 def test_our_own_origin_is_the_issuers_without_its_path(environ: dict[str, str], issuer: str) -> None:
     settings = load({**environ, "VESTIBULE_ISSUER": issuer, "VESTIBULE_ALLOWED_ORIGINS": ""})
 
-    assert Origins.of(settings).known == {"/".join(issuer.split("/")[:3]).encode()}
+    assert Origins.of(settings, frozenset).trusted == {"/".join(issuer.split("/")[:3]).encode()}

@@ -4,7 +4,7 @@
 -- was opened up to then is dead), `n`, when the newest session was opened, and `r`, the account's roles.
 -- Times are integers in milliseconds of the server's own clock.
 --   created, authenticated, used, rotated, absolute, idle: 6 bytes each · generation: 4 · confirmed: 1 · ended: 1 (0 while it lives)
---   · salt: 16 · client id, a line feed, and a detail that only the service reads
+--   · salt: 16 · client id, a line feed, and a detail: the granted scope, a line feed, how the person was proved
 local LAYOUT = '>I6I6I6I6I6I6I4I1I1'
 local HEAD = 42
 local SALT = 16

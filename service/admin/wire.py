@@ -1,0 +1,65 @@
+"""What every request and answer of `/admin` has in common."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+from litestar.params import QueryParameter
+from msgspec import UNSET, UnsetType
+
+from service.errors import CrossSiteRefused, FieldError, InvalidInput, ServiceError, StaleAuthentication
+from service.problems import refusals
+from service.store.paging import LARGEST, Page
+from service.tokens.principal import BEARER, SCOPE
+from service.tokens.scopes import ADMIN
+
+FOR_OPERATORS = {SCOPE: ADMIN}
+DEFAULT_LIMIT = 50
+
+Limit = Annotated[int, QueryParameter(ge=1, le=LARGEST)]
+Moment = Annotated[datetime | None, QueryParameter(description="With its offset, as in 2026-11-20T12:00:00Z.")]
+Text = Annotated[str | None, QueryParameter(max_length=254, pattern=r"^[^\x00]*$")]
+Why = Annotated[str, msgspec.Meta(max_length=128)]
+NDJSON = "application/x-ndjson"
+
+Item = TypeVar("Item")
+
+
+class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why, in the operator's words; the audit trail keeps it."""
+
+    reason: Why = ""
+
+
+class Listed(msgspec.Struct, Generic[Item], frozen=True):
+    """One page. `next` is the cursor of the one behind it, absent on the last."""
+
+    items: list[Item]
+    next: str | UnsetType = UNSET
+
+
+def listed(found: Page[Any], shape: Callable[[Any], Item]) -> Listed[Item]:
+    """A page of rows in the shape they are shown in: no row is ever serialized as it is."""
+    return Listed([shape(row) for row in found.rows], found.next or UNSET)
+
+
+def ensure_offsets(**moments: datetime | None) -> None:
+    """Raises `InvalidInput` for a time that does not say its offset: nobody knows when that is."""
+    fields = [
+        FieldError(name, "time_invalid", "A time with its offset, such as 2026-11-20T12:00:00Z.")
+        for name, moment in moments.items()
+        if moment is not None and moment.tzinfo is None
+    ]
+    if fields:
+        raise InvalidInput(fields=fields)
+
+
+def reading(*errors: type[ServiceError]) -> dict[int, Any]:
+    """The `responses` of a route that reads."""
+    return refusals(*BEARER, *errors, body=False)
+
+
+def writing(*errors: type[ServiceError]) -> dict[int, Any]:
+    """The `responses` of a route that changes something."""
+    return refusals(*BEARER, StaleAuthentication, CrossSiteRefused, *errors)

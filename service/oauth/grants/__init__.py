@@ -1,0 +1,1 @@
+"""The grants of `POST /token`, each in a file of its own."""

@@ -1,0 +1,49 @@
+"""Changing the root key of the environment: what it sealed is sealed anew, and what cannot be is counted."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from service.accounts.models import Account
+from service.crypto.roots import RootKeys
+from service.mail.outbox import Outbox
+from service.store.postgres import Database
+from service.tokens.clients import ClientSecret
+from service.tokens.keys import SigningKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """What was sealed anew, and by older key what still needs it: `{1: {"passwords": 7}}`."""
+
+    keys: int
+    mails: int
+    needed: dict[int, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapping:
+    """Digests cannot be made anew without the secret: passwords are at their next sign-in, client secrets when they are
+    replaced."""
+
+    database: Database
+    roots: RootKeys
+    signing_keys: SigningKeys
+    outbox: Outbox
+
+    async def run(self) -> Rewrapped:
+        """Seals anew and counts. Raises `Unavailable`, `UnsealError`."""
+        keys, mails = await self.signing_keys.rewrap(), await self.outbox.rewrap()
+        needed: dict[int, dict[str, int]] = {}
+        for what, column in (("passwords", Account.password_hash), ("client secrets", ClientSecret.digest)):
+            for key_id, count in (await self._by_key(column)).items():
+                if key_id != self.roots.current:
+                    needed.setdefault(key_id, {})[what] = count
+        return Rewrapped(keys, mails, needed)
+
+    async def _by_key(self, column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None]) -> dict[int, int]:
+        key_id: ColumnElement[str] = func.split_part(column, ":", 1)
+        statement = select(key_id, func.count()).where(column.is_not(None)).group_by(key_id)
+        async with self.database.begin() as transaction:
+            return {int(found): count for found, count in await transaction.execute(statement)}
