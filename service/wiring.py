@@ -52,6 +52,7 @@ from service.oauth.introspect import Introspections
 from service.oauth.token import TokenEndpoint
 from service.operations.health import Health
 from service.operations.housekeeping import Housekeeping
+from service.operations.reminders import Reminders
 from service.operations.rewrapping import Rewrapping
 from service.settings import Settings
 from service.store.postgres import Database
@@ -337,6 +338,6 @@ def build(
         revocation=Revocation(access_tokens, sessions, clients, store, audit, clock),
         health=Health(database, store, transport, signing_keys, clock),
         mailbox=Mailbox(store, clock),
-        housekeeping=Housekeeping(database, settings, clock),
+        housekeeping=Housekeeping(database, Reminders(database, notices, audit, clock), settings, clock),
         rewrapping=Rewrapping(database, roots, signing_keys, outbox),
     )

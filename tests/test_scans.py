@@ -15,7 +15,7 @@ PUBLIC = {
     *("secret_digest", "password_hash"),  # compared with None and by PostgreSQL, never with what somebody sent
     "password_changed_at",  # a moment
 }
-IN_A_STATEMENT = {"OneTimeToken.digest"}
+IN_A_STATEMENT = {"OneTimeToken.digest", "ClientSecret.digest"}
 """Columns that PostgreSQL looks up: a keyed digest, of which nobody can choose the first bytes."""
 
 

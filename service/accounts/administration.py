@@ -52,7 +52,6 @@ class Administration:
             nickname_key=key,
             password_hash=await self.new_passwords.hashed(password, email=address, nickname=nickname),
             password_changed_at=now,
-            password_change_required=False,
             locale=DEFAULT,
             avatar_url=None,
             roles=list(roles),

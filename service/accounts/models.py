@@ -36,7 +36,7 @@ class Account(Table):
     nickname_key: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str | None]
     password_changed_at: Mapped[datetime]
-    password_change_required: Mapped[bool]
+    password_change_required: Mapped[bool] = mapped_column(default=False)
     locale: Mapped[str]
     avatar_url: Mapped[str | None]
     roles: Mapped[list[str]] = mapped_column(ARRAY(TEXT))

@@ -242,7 +242,6 @@ class Registration:
             nickname_key=key,
             password_hash=held.password_hash,
             password_changed_at=now,
-            password_change_required=False,
             locale=held.language,
             avatar_url=None,
             roles=[],

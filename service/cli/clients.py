@@ -12,7 +12,7 @@ from service.cli.running import with_services
 from service.clock import utc_now
 from service.tokens.client_administration import ClientChanges, NewSecret
 from service.tokens.client_rules import GRANTS
-from service.tokens.clients import METHODS, Client
+from service.tokens.clients import CLIENT_ID, METHODS, Client
 
 BY = "command line"
 LISTS = ("grants", "scopes", "audiences", "serves", "redirect_uris", "origins", "auth_methods")
@@ -40,6 +40,8 @@ def client() -> None:
 def create(client_id: str, kind: str, introspect: bool, jwks: Any, **given: Any) -> None:
     """Register CLIENT_ID and print its secret, which is shown this once."""
     confidential = kind == "confidential"
+    if not CLIENT_ID.fullmatch(client_id):
+        raise click.UsageError("a client id starts with a letter and holds 2 to 63 of a-z 0-9 _ -")
     if introspect and not confidential:
         raise click.UsageError("--introspect needs a confidential client")
     values: dict[str, Any] = {name: list(given[name]) for name in LISTS if given[name]}
@@ -153,10 +155,10 @@ def remove_api(identifier: str) -> None:
 
 
 def _show(secret: NewSecret) -> None:
-    click.echo(f"client_secret  {secret.secret}")
     click.echo(f"secret_id      {secret.id}")
     if secret.expires_at:
         click.echo(f"expires        {secret.expires_at:%Y-%m-%d %H:%M} UTC")
+    click.echo(f"client_secret  {secret.secret}")
     click.echo("Keep the secret now: only a digest of it is stored.", err=True)
 
 

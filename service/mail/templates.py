@@ -24,6 +24,7 @@ NAMES = (
     "new_device",
     "session_reused",
     "account_closed",
+    "secret_expires",
 )
 """Every message there is."""
 

@@ -9,6 +9,7 @@ import msgspec
 from litestar import Controller, HttpMethod, Request, Response, route
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath
 
 from service.clock import Clock
 from service.crypto.assertions import ALGORITHMS
@@ -117,15 +118,14 @@ class DiscoveryController(Controller):
         return _cacheable(request, msgspec.json.encode(keys), MEDIA_TYPE, settings)
 
     @route(
-        ["/.well-known/oauth-authorization-server", "/.well-known/oauth-authorization-server/{issuer_path:path}"],
+        "/.well-known/oauth-authorization-server",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
-        operation_id="metadata",
         opt={PUBLIC: True},
         security=[{}],
         responses={
             200: ResponseSpec(Metadata, description="The metadata.", generate_examples=False),
             304: ResponseSpec(None, description="The metadata have not changed."),
-            **refusals(NotFound, body=False),
+            **refusals(body=False),
         },
     )
     async def metadata(
@@ -133,11 +133,26 @@ class DiscoveryController(Controller):
         request: Request[Any, Any, Any],
         settings: NamedDependency[Settings],
         token_endpoint: NamedDependency[TokenEndpoint],
-        issuer_path: str = "",
     ) -> Response[bytes]:
-        """The authorization server's metadata. The path of an issuer that has one stands behind the well-known part
-        (RFC 8414 section 3)."""
-        if issuer_path.rstrip("/") not in {"", urlsplit(settings.issuer).path}:
+        """The authorization server's metadata."""
+        body = msgspec.json.encode(Metadata.of(settings.issuer, token_endpoint.grants))
+        return _cacheable(request, body, "application/json", settings)
+
+    @route(
+        "/.well-known/oauth-authorization-server/{issuer_path:path}",
+        http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        opt={PUBLIC: True},
+        include_in_schema=False,
+    )
+    async def metadata_of_path(
+        self,
+        request: Request[Any, Any, Any],
+        issuer_path: FromPath[str],
+        settings: NamedDependency[Settings],
+        token_endpoint: NamedDependency[TokenEndpoint],
+    ) -> Response[bytes]:
+        """The same for an issuer with a path, which stands behind the well-known part (RFC 8414 section 3)."""
+        if issuer_path != urlsplit(settings.issuer).path:
             raise NotFound("another issuer's metadata")
         body = msgspec.json.encode(Metadata.of(settings.issuer, token_endpoint.grants))
         return _cacheable(request, body, "application/json", settings)

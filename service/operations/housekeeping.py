@@ -15,6 +15,7 @@ from service.audit import AuditEvent
 from service.clock import Clock
 from service.errors import Unavailable
 from service.mail.outbox import OutboxRow
+from service.operations.reminders import Reminders
 from service.settings import Settings
 from service.store.postgres import Database, Table
 from service.tokens.journal import SessionRow
@@ -31,9 +32,10 @@ LOCK = 7_272_740_03
 
 @dataclass(slots=True)
 class Housekeeping:
-    """Deletes old sessions, links and audit events once an hour, in one worker at a time."""
+    """Deletes old sessions, links and audit events once an hour, in one worker at a time; sends reminders as often."""
 
     database: Database
+    reminders: Reminders
     settings: Settings
     clock: Clock
     _task: asyncio.Task[None] | None = None
@@ -96,6 +98,7 @@ class Housekeeping:
                 swept = await self.clean()
                 if swept:
                     log.info("old rows were deleted", rows=swept)
+                await self.reminders.send()
             except Unavailable as error:
                 log.warning("old rows were not deleted", reason=error.reason)
             except Exception:

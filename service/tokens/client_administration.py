@@ -146,7 +146,10 @@ class ClientAdministration:
             row = await self._held(transaction, client_id)
             if disabled != (row.disabled_at is not None):
                 row.disabled_at = self.clock() if disabled else None
-        self._record("client.disable" if disabled else "client.enable", client_id, by, why)
+        if disabled:
+            self._record("client.disable", client_id, by, why)
+        else:
+            self._record("client.enable", client_id, by, why)
         await self.clients.changed()
         return row
 
@@ -170,15 +173,15 @@ class ClientAdministration:
         await self.clients.changed()
         return secret
 
-    async def end_secret(self, client_id: str, secret_id: UUID, *, by: str = "", why: str = "") -> None:
+    async def end_secret(self, client_id: str, which: UUID, *, by: str = "", why: str = "") -> None:
         """Ends one secret at once; tokens that it got live out their minutes. Raises `NotFound`."""
         async with self.database.begin() as transaction:
             row = await self._held(transaction, client_id)
-            kept = [held for held in row.secrets if held.id != secret_id]
-            if len(kept) == len(row.secrets):
+            ended = [held for held in row.secrets if held.id == which]
+            if not ended:
                 raise NotFound("no such secret")
-            row.secrets = kept
-        self._record("client.end_secret", client_id, by, why, secret=str(secret_id))
+            row.secrets.remove(ended[0])
+        self._record("client.end_secret", client_id, by, why, secret=str(which))
         await self.clients.changed()
 
     async def replace_secrets(self, client_id: str) -> str:

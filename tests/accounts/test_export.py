@@ -26,12 +26,13 @@ LEFT_OUT: dict[type[Table], dict[str, str]] = {
         "password_hash": "a secret, told as has_password",
         "nickname_key": "the nickname again, as it is compared",
         "disabled_at": "whoever reads it is not disabled",
+        "password_change_required": "whoever reads it is signed in, so it is not",
     },
     SessionRow: {
         "account_id": "the person",
         "salt": "a secret",
         "amr": "in the event of its opening",
-        "scope": "the same for everybody",
+        "scope": "what the front end is registered for",
     },
     AuditEvent: {"id": "says nothing", "account_id": "the person", "request_id": "says nothing"},
     OneTimeToken: {
@@ -60,7 +61,7 @@ SHOWN: dict[type[Table], type[msgspec.Struct]] = {
     OneTimeToken: ExportedLink,
     OutboxRow: ExportedMail,
 }
-OF_NOBODY = {"clients", "signing_keys"}
+OF_NOBODY = {"clients", "client_secrets", "apis", "signing_keys"}
 """Tables that hold nothing about people."""
 DERIVED = {"has_password", "last_seen_at"}
 

@@ -248,7 +248,12 @@ def test_several_migrators_make_one_schema_with_its_first_keys_and_front_end(
     assert rows(empty_database, "SELECT id, secret_digest, disabled_at FROM clients") == [("web", None, None)]
 
 
-DEFAULTS_THAT_STAY = {("accounts", "password_changed_at"), ("accounts", "locale"), ("sessions", "place")}
+DEFAULTS_THAT_STAY = {
+    *(("accounts", column) for column in ("password_changed_at", "locale", "password_change_required")),
+    ("sessions", "place"),
+    *(("clients", column) for column in ("auth_methods", "grants", "scopes", "audiences", "serves")),
+    *(("clients", column) for column in ("redirect_uris", "origins")),
+}
 """Columns that the version before does not fill while both serve: only the migration gives them a default."""
 
 

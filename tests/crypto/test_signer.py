@@ -109,7 +109,7 @@ def test_the_forge_of_these_tests_makes_good_tokens() -> None:
 
 def issued(**changed: Any) -> str:
     given = {**CLAIMS, "amr": ("pwd",), "roles": ("admin",), **changed}
-    token = SIGNER.sign(Claims(**given), RING, NOW)
+    token = SIGNER.sign(PersonClaims(**given), RING, NOW)
     assert token is not None
     return token
 
@@ -160,7 +160,7 @@ async def test_two_tokens_of_one_session_have_ids_of_their_own(http: httpx.Async
 
 
 def test_nothing_is_signed_without_a_key_in_force() -> None:
-    claims = Claims(**{**CLAIMS, "amr": (), "roles": ()})
+    claims = PersonClaims(**{**CLAIMS, "amr": (), "roles": ()})
 
     assert SIGNER.sign(claims, Keyring.of([], HOUR), NOW) is None
     assert SIGNER.sign(claims, Keyring.of([new_key(NOW + HOUR), new_key(None)], HOUR), NOW) is None

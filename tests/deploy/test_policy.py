@@ -13,7 +13,7 @@ from service.accounts.names import EMAIL_LIMIT, NICKNAME_MAX, NICKNAME_MIN
 from service.accounts.password_rules import MAX_BYTES
 from service.app import MAX_BODY
 from service.crypto.blocklist import CONTEXT_WORDS
-from service.crypto.signer import Claims
+from service.crypto.signer import PersonClaims
 from service.oauth.form import MOST_FIELDS
 from service.setting_values import Rate
 from service.settings import Settings
@@ -130,7 +130,7 @@ def test_everything_that_is_kept_about_people_has_a_place_and_an_end() -> None:
 def test_every_claim_of_a_token_is_on_the_page() -> None:
     named = re.search(r"claims are `([^`]*)`", POLICY.replace("\n", " "))
     assert named is not None
-    assert set(named[1].split()) == set(Claims.__struct_fields__) - {"nbf"}
+    assert set(named[1].split()) == set(PersonClaims.__struct_fields__) - {"nbf"}
 
 
 @pytest.mark.standard("KY-01", "KY-02", "KY-04")

@@ -248,7 +248,7 @@ def test_one_is_no_plural(name: str, value: str, unit: str) -> None:
 
 
 @pytest.mark.standard("LG-13")
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"password_locked", "session_reused"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"password_locked", "session_reused", "secret_expires"}))
 def test_a_notice_says_what_to_do_if_it_was_not_you(name: str) -> None:
     assert re.search("Was it not you|did not (ask|sign up)", mail_of(name).text)
 

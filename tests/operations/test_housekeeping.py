@@ -31,7 +31,7 @@ def now() -> datetime:
 @pytest.fixture
 def keeper(services: Services, now: datetime) -> Housekeeping:
     """Keeps house at one moment that does not pass."""
-    return Housekeeping(services.database, services.settings, lambda: now)
+    return Housekeeping(services.database, services.housekeeping.reminders, services.settings, lambda: now)
 
 
 def session(account: UUID, expires_at: datetime, ended_at: datetime | None = None) -> dict[str, object]:
@@ -191,7 +191,8 @@ async def test_two_workers_at_once_do_the_work_of_one(
     await keeper.clean()
     await write(services, OneTimeToken, [token(account, now - A_SECOND) for _ in range(many)])
     others = [
-        Housekeeping(each.database, each.settings, lambda: now) for each in (services, second_worker, second_worker)
+        Housekeeping(each.database, services.housekeeping.reminders, each.settings, lambda: now)
+        for each in (services, second_worker, second_worker)
     ]
 
     swept = await asyncio.gather(*(each.clean() for each in others))
@@ -220,7 +221,7 @@ async def test_a_worker_leaves_the_work_to_the_one_that_is_at_it(
 async def test_a_worker_cleans_when_it_starts_and_ends_when_it_is_told(services: Services, now: datetime) -> None:
     account = new_id()
     await write(services, OneTimeToken, [token(account, now - A_SECOND)])
-    keeper = Housekeeping(services.database, services.settings, lambda: now)
+    keeper = Housekeeping(services.database, services.housekeeping.reminders, services.settings, lambda: now)
     keeper.start()
     try:
         async with asyncio.timeout(20):

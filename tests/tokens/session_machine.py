@@ -31,7 +31,18 @@ from tests.tokens.session_model import (
     Session,
 )
 
-SCRIPTS = ("open", "rotate", "inspect", "close", "close_all", "close_others", "reauthenticate", "list")
+SCRIPTS = (
+    "open",
+    "rotate",
+    "inspect",
+    "close",
+    "close_all",
+    "close_others",
+    "reauthenticate",
+    "list",
+    "peek",
+    "appoint",
+)
 ARGUMENT_CLOCK = """(function()
   local now = tonumber(ARGV[#ARGV])
   return { math.floor(now / 1000), now % 1000 * 1000 }
@@ -53,10 +64,11 @@ class BesideTheModel(RuleBasedStateMachine):
         self.reached = reached
         self.scripts = {name: redis.register_script(text) for name, text in scripts.items()}
         self.key = f"vestibule:test:{{{secrets.token_hex(8)}}}"
+        self.denial = f"{self.key}:denied"
         self.model = Model()
 
     def teardown(self) -> None:
-        self.redis.delete(self.key)
+        self.redis.delete(self.key, self.denial)
 
     # After every rule
 
@@ -66,9 +78,13 @@ class BesideTheModel(RuleBasedStateMachine):
         pipeline = self.redis.pipeline(transaction=False)
         for session in self.model.sessions:
             arguments: list[bytes | int] = [session.sid, NO_GENERATION, NEVER, self.model.now]
-            self.scripts["inspect"]([self.key], list(arguments), client=pipeline)
+            self.scripts["inspect"]([self.key, self.denial], list(arguments), client=pipeline)
         found = [answer[0].decode() for answer in pipeline.execute()]
         assert found == [self.model.verdict(session) for session in self.model.sessions]
+        for session in self.model.sessions:
+            for generation in (session.generation - 1, session.generation, session.generation + 1):
+                answer = self.run("peek", session.sid, generation)
+                assert [answer[0].decode(), *answer[1:]] == self.model.peek(session, generation)
         assert sorted(self.run("list"), key=str) == self.model.listed()
 
     @invariant()
@@ -83,7 +99,7 @@ class BesideTheModel(RuleBasedStateMachine):
         detail = f"account\npwd {len(self.model.sessions)}"
         overflow = self.model.overflow()
         answered, created, absolute, *evicted = self.run(
-            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, "reader"
+            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, self.model.roles
         )
         gone = [session for session in self.model.sessions if session.sid in evicted]
         # Of several that were used in the same millisecond any one may go.
@@ -104,7 +120,13 @@ class BesideTheModel(RuleBasedStateMachine):
         outcome, sid, *rest = self.run("rotate", session.sid, presented, client, GRACE, LOST, IDLE)
         assert (outcome.decode(), sid) == (expected, session.sid)
         if expected in {"rotated", "repeated", "healed"}:
-            told = [session.generation, session.authenticated, session.absolute, session.detail.encode(), b"reader"]
+            told = [
+                session.generation,
+                session.authenticated,
+                session.absolute,
+                session.detail.encode(),
+                self.model.roles,
+            ]
             assert rest == told
         elif expected in {"revoked", "expired", "reused"}:
             assert rest == [session.ended]
@@ -113,33 +135,39 @@ class BesideTheModel(RuleBasedStateMachine):
 
     def inspect(self, session: Session, generation: int) -> None:
         expected = self.model.inspect(session, generation)
-        rest = [b"reader"] if expected == "live" else []
+        rest = [self.model.roles] if expected == "live" else []
         assert self.run("inspect", session.sid, generation, PAUSE) == [expected.encode(), session.sid, *rest]
 
     def reauthenticate(self, session: Session, behind: int = 0) -> None:
         """`behind` is by how many generations the access token is older than the session."""
         # As if little time was left to the account: the script must see to it that its sessions do not vanish.
         self.redis.pexpire(self.key, REMEMBER - 2 * SLACK)
-        detail = f"account\nanew {session.generation}"
+        how = f"anew {session.generation}"
         presented = session.generation - behind
-        expected = self.model.reauthenticate(session, presented, detail)
+        expected = self.model.reauthenticate(session, presented, how)
         windows = (GRACE, LOST, IDLE, ABSOLUTE)
-        state, sid, *rest = self.run("reauthenticate", session.sid, presented, *windows, detail)
+        state, sid, *rest = self.run("reauthenticate", session.sid, presented, *windows, how)
         assert (state.decode(), sid) == (expected, session.sid)
         if expected != "live":
             assert rest == []
             return
         times = [session.generation, session.authenticated, session.absolute]
-        assert rest == [*times, SALT, session.client.encode(), b"reader"]
+        assert rest == [*times, SALT, session.client.encode(), session.detail.encode(), self.model.roles]
         assert self.redis.pttl(self.key) > ABSOLUTE + DAY - SLACK
 
     def close_others(self, keep: Session, why: int) -> None:
         expected = self.model.close_others(keep, why)
         assert sorted(self.run("close_others", keep.sid, why)) == expected
 
-    def close(self, session: Session) -> None:
-        expected = self.model.close(session)
-        assert self.run("close", session.sid, LOGOUT) == [expected.encode(), session.sid]
+    def close(self, session: Session, client: str = "") -> None:
+        """`client` is the one that must hold it; whichever when empty."""
+        expected = self.model.close(session, client)
+        assert self.run("close", session.sid, LOGOUT, client) == [expected.encode(), session.sid]
+
+    def appoint(self, roles: bytes) -> None:
+        has_sessions = bool(self.redis.exists(self.key))
+        assert self.run("appoint", roles) == int(has_sessions)
+        self.model.roles = roles if has_sessions else self.model.roles
 
     def close_all(self) -> None:
         assert self.run("close_all", REMEMBER) == self.model.close_all()
@@ -160,4 +188,4 @@ class BesideTheModel(RuleBasedStateMachine):
         return live[-1 - number % len(live)]
 
     def run(self, name: str, *arguments: bytes | str | int) -> Any:
-        return self.scripts[name](keys=[self.key], args=[*arguments, self.model.now])
+        return self.scripts[name](keys=[self.key, self.denial], args=[*arguments, self.model.now])

@@ -51,6 +51,7 @@ class Model:
     now: int = START
     mark: int = 0
     sessions: list[Session] = field(default_factory=list)
+    roles: bytes = b"reader"
 
     def verdict(self, session: Session) -> Verdict:
         if not session.kept:
@@ -115,19 +116,28 @@ class Model:
         excused = age < GRACE or (age < LOST and not session.confirmed)
         return presented == session.generation - 1 and excused
 
-    def reauthenticate(self, session: Session, presented: int, detail: str) -> Verdict:
+    def reauthenticate(self, session: Session, presented: int, how: str) -> Verdict:
         verdict = self.verdict(session)
         if verdict == "live":
             if not self.is_retry(session, presented):
                 session.generation, session.confirmed = session.generation + 1, False
                 session.rotated = self.now
             session.authenticated = session.used = self.now
-            session.detail = detail
+            session.detail = f"{session.detail.partition(chr(10))[0]}\n{how}"
             session.absolute, session.idle = self.now + ABSOLUTE, self.now + IDLE
         return verdict
 
-    def close(self, session: Session) -> str:
+    def peek(self, session: Session, generation: int) -> list[bytes | int | str]:
+        """What would become of a refresh token of this generation, and until when if it would be taken."""
         verdict = self.verdict(session)
+        if verdict != "live" or generation < session.generation:
+            return ["superseded" if verdict == "live" else verdict, session.sid]
+        return ["live", session.sid, session.rotated, min(session.idle, session.absolute)]
+
+    def close(self, session: Session, client: str = "") -> str:
+        verdict = self.verdict(session)
+        if session.kept and client not in {"", session.client}:
+            return "foreign"
         if session.kept and not session.ended:
             self.end(session, LOGOUT)
         return "closed" if verdict == "live" else verdict

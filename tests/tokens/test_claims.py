@@ -73,8 +73,9 @@ async def test_a_mailed_code_proves_an_address_and_is_no_way_to_sign_in(
 
 @pytest.mark.standard("AT-15", "AT-42")
 async def test_no_grant_takes_a_password(http: httpx.AsyncClient, person: Person) -> None:
-    form = {"grant_type": "password", "username": person.email, "password": person.password}
-    assert (await http.post("/token", data=form)).status_code == 404
+    form = {"grant_type": "password", "username": person.email, "password": person.password, "client_id": "web"}
+    answer = await http.post("/token", data=form)
+    assert (answer.status_code, answer.json()["error"]) == (400, "unsupported_grant_type")
 
 
 @pytest.mark.standard("KY-17", "KY-28")

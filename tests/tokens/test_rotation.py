@@ -838,7 +838,8 @@ class TestTheStore:
         store = RedisStore.connect(msgspec.structs.replace(settings, redis_pool=6), shifted)
 
         async def ask(session: bytes) -> bool:
-            state, about, *_ = await store.run("inspect", f"sessions:{{{account}}}", session, -1, DAYS * 1000)
+            keys = f"sessions:{{{account}}}", f"denied:{{{account}}}:none"
+            state, about, *_ = await store.run("inspect", keys, session, -1, DAYS * 1000)
             return bool(state == b"live" and about == session)
 
         cancelled = 0

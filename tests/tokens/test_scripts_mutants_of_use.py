@@ -14,12 +14,13 @@ NOTE = "if confirms or now - s.used >= pause then"
 CONFIRMED = "  if confirms then s.confirmed = 1 end\n"
 USED = "s.used = math.max(s.used, now)"
 WRITE = "write(key, sid, s)\nif"
-ANEW = "s.absolute, s.idle, s.detail = now + absolute, now + math.min(idle, absolute), detail\n"
+ANEW = "s.absolute, s.idle = now + absolute, now + math.min(idle, absolute)\n"
+PROVED = "s.detail = string.match(s.detail, '^[^\\n]*') .. '\\n' .. how\n"
 NEXT = "s.generation, s.confirmed, s.rotated = s.generation + 1, 0, now"
 AGAIN = "s.used, s.authenticated = now, now"
 KEPT = "if not is_retry(s, presented, now, grace, lost) then"
 STAY = "if redis.call('PTTL', key) < absolute + DAY then redis.call('PEXPIRE', key, absolute + DAY) end\n"
-BEGUN = "return { 'live', sid, s.generation, now, s.absolute, s.salt, s.client, redis.call('HGET', key, 'r') or '' }"
+BEGUN = "now, s.absolute, s.salt, s.client, s.detail, redis.call('HGET', key, 'r') or '' }"
 ENDS = "    if verdict(s, mark, now) == 'live' then\n      s.ended"
 END = "      s.ended, s.used = reason, now\n      write(key, stored[i], s)\n"
 TOLD = "      closed[#closed + 1] = stored[i]\n"
@@ -86,7 +87,8 @@ BEGINNING = (
     ),
     edited("the idle end stays", "reauthenticate", ANEW, "now + math.min(idle, absolute)", "s.idle"),
     edited("the idle end is the absolute one", "reauthenticate", ANEW, "now + math.min(idle, absolute)", "s.absolute"),
-    edited("how the person was proved stays", "reauthenticate", ANEW, " detail\n", " s.detail\n"),
+    mutant("how the person was proved stays", "reauthenticate", (PROVED, "")),
+    edited("what was granted is forgotten", "reauthenticate", PROVED, "string.match(s.detail, '^[^\\n]*')", "''"),
     mutant("what began anew is not written", "reauthenticate", (WRITE, "if")),
     mutant("the account goes before its session", "reauthenticate", (STAY, "")),
     edited("the time of the password is not told", "reauthenticate", BEGUN, "now", "s.created"),
@@ -131,6 +133,15 @@ LISTING = (
     edited("the list tells the idle end", "list", LINE, "s.absolute", "s.idle"),
 )
 
+LOOKING = (
+    mutant("a dead token would be taken", "peek", (REFUSE_DEAD, "if false then")),
+    mutant("an old token would be taken", "peek", ("if generation < s.generation then", "if false then")),
+    mutant("the newest token would not", "peek", ("generation < s.generation", "generation <= s.generation")),
+    mutant("whoever asks may give a session up", "close", ("client ~= '' and s.client ~= client", "false")),
+    mutant("nobody may give a session up", "close", ("s.client ~= client", "true")),
+    mutant("roles are never changed", "appoint", ("redis.call('HSET', KEYS[1], 'r', ARGV[1])\n", "")),
+)
+
 SIGNING_IN = (
     mutant("a sign-in has no time of its own", "open", ("authenticated = created", "authenticated = 0")),
     mutant("a refresh makes a session fresh", "rotate", (REFRESHED, REFRESHED + " s.authenticated = now")),
@@ -141,7 +152,7 @@ SIGNING_IN = (
     ),
 )
 
-MUTANTS = (*SIGNING_IN, *NOTICING, *BEGINNING, *ENDING, *LISTING)
+MUTANTS = (*SIGNING_IN, *NOTICING, *BEGINNING, *ENDING, *LISTING, *LOOKING)
 
 
 @pytest.mark.standard("SE-13", "SE-20", "SE-29")
