@@ -229,6 +229,8 @@ class IntrospectionGuard(Guard):
         answer = await self._ask("POST", "/introspect", data={"token": token}, auth=credentials)
         if answer == b'{"active":false}':
             return None
+        if not answer.startswith(b"{"):  # a page of something in between, which says nothing about a token
+            raise Unavailable("/introspect: not JSON")
         try:
             claims, document = _read(answer, _Claims)
             return self._admitted(claims, document, self.audience) if claims.active else None

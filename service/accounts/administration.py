@@ -95,7 +95,9 @@ class Administration:
     async def set_roles(self, account: UUID, roles: Sequence[str], *, by: str = "", why: str = "") -> Account:
         """Gives an account these roles and no others; they show at the next introspection of each of its tokens.
 
-        Redis is told while the row is held, see deploy/decisions/0006. Raises `NotFound`, `InvalidInput`, `LastAdmin`.
+        Redis is told while the row is held, see deploy/decisions/0006: of what is taken away before the commit, of what
+        is given after it, so that no outage leaves a role that is not written down. Raises `NotFound`, `InvalidInput`,
+        `LastAdmin`, and `Unavailable` when it is not done: call again.
         """
         _ensure_roles(roles)
         async with self.database.begin() as transaction:
@@ -104,6 +106,9 @@ class Administration:
             row = await _held(transaction, account)
             before, row.roles = row.roles, sorted(set(roles))
             await transaction.flush()
+            await self.sessions.appoint(account, [role for role in row.roles if role in before])
+        async with self.database.begin() as transaction:
+            row = await _held(transaction, account)
             await self.sessions.appoint(account, row.roles)
         self.audit.record("account.set_roles", account=account, by=by, why=why, before=before, after=row.roles)
         return row

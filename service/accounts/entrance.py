@@ -76,7 +76,7 @@ class Entrance:
             if current is None or current.password_changed_at != account.password_changed_at:
                 raise InvalidCredentials("the account is gone, or its password another one")
             current.ensure_may_enter()
-            if current.roles != account.roles:  # changed while the session was opened with the old ones
+            if set(current.roles) != set(opened.roles):  # changed meanwhile, or an outage cut a change short
                 await self.sessions.appoint(account.id, current.roles)
             transaction.add(
                 SessionRow(

@@ -1,5 +1,6 @@
 """Accounts, from the operator's side. Nobody here sees or sets a password (ASVS 6.4.6)."""
 
+from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from service.admin.wire import (
     writing,
 )
 from service.device import Device
-from service.errors import InvalidInput, LastAdmin, NotFound
+from service.errors import InvalidInput, LastAdmin, NotFound, TooManyRequests, Unavailable
 from service.problems import NO_STORE
 from service.tokens.overview import Overview, SeenSession
 from service.tokens.principal import Operator
@@ -177,7 +178,8 @@ class AccountsController(Controller):
     ) -> Response[AccountShown]:
         """Ends every session and mails a link for a new password; until then the old one opens nothing."""
         row = await administration.require_password_change(account_id, by=operator.name, why=data.reason)
-        await recovery.request(row.email, device)
+        with suppress(TooManyRequests, Unavailable):  # it is done; the next sign-in asks for the mail again
+            await recovery.request(row.email, device)
         return Response(AccountShown.of(row), status_code=202, headers=NO_STORE)
 
     @post(

@@ -1,6 +1,7 @@
 """Sign-in with a password, staying signed in, signing out."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn
 from uuid import UUID
@@ -28,6 +29,7 @@ from service.errors import (
     InvalidCredentials,
     PasswordChangeRequired,
     SessionReused,
+    TooManyRequests,
     Unavailable,
 )
 from service.store.postgres import Database
@@ -149,7 +151,8 @@ class Login:
             raise
         except PasswordChangeRequired:
             self.audit.record("login", "password_change_required", account=account.id, client=client)
-            await self.recovery.request(account.email, device)
+            with suppress(TooManyRequests, Unavailable):
+                await self.recovery.request(account.email, device)
             raise
         self.audit.record("login", account=account.id, client=client)
         await self._strengthen(account, password)

@@ -17,8 +17,6 @@ from service.tokens.scopes import ADMIN
 log = structlog.get_logger("vestibule.reminders")
 
 DAYS_BEFORE = (1, 7, 30)
-MOST_TOLD = 20
-"""Administrators who get a mail: more would not make it likelier that one of them acts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +69,4 @@ class Reminders:
 
 async def _admins(transaction: Transaction) -> list[Account]:
     is_admin = Account.roles.contains([ADMIN]) & Account.disabled_at.is_(None)
-    return list(await transaction.scalars(select(Account).where(is_admin).order_by(Account.id).limit(MOST_TOLD)))
+    return list(await transaction.scalars(select(Account).where(is_admin).order_by(Account.id)))

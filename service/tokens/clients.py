@@ -147,12 +147,15 @@ class Clients:
         self._origins = frozenset(origin.encode() for row in enabled for origin in row.origins)
 
     async def changed(self) -> None:
-        """Makes a change known here at once, and to the other workers as soon as they hear of it."""
-        await self.reload()
+        """Makes a change known here at once, and to the other workers as soon as they hear of it.
+
+        It is done already: whoever does not see it now looks within `key_refresh`.
+        """
         try:
+            await self.reload()
             await self.announce()
         except Unavailable as error:
-            log.warning("the other workers will see a change at their next look", reason=error.reason)
+            log.warning("a change of clients will be seen at the next look", reason=error.reason)
 
     def origins(self) -> frozenset[bytes]:
         """Every web origin that an enabled client registered."""

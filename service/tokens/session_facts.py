@@ -55,13 +55,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session just opened, for the journal; `evicted` are the sessions that had to go for it."""
+    """A session just opened, for the journal; `roles` are in force, `evicted` the sessions that had to go for it."""
 
     grant: Grant
     session: bytes
     salt: bytes
     opened_at: datetime
     expires_at: datetime
+    roles: tuple[str, ...]
     evicted: tuple[bytes, ...]
 
 

@@ -62,13 +62,14 @@ class Sessions:
     async def open(self, account: UUID, client: str, amr: tuple[str, ...], roles: tuple[str, ...]) -> Opened:
         """Begins a session and issues its first tokens. Its tokens are good from now on, in every worker.
 
-        It is granted what its client is registered for at this moment, and never more later. Raises `UnknownClient`.
+        It is granted what its client is registered for at this moment, and never more later. The roles of the account's
+        other sessions stay: they may be newer than those that were read before. Raises `UnknownClient`.
         """
         registered = await self._registered(client)
         salt = secrets.token_bytes(SALT_BYTES)
         secret_id = secret_id_of(salt)
         detail = f"{' '.join(registered.scopes)}\n{' '.join(amr)}"
-        sid, created, absolute, *evicted = await self.store.run(
+        sid, created, absolute, roles_now, *evicted = await self.store.run(
             "open",
             _key(account),
             public_id(secret_id),
@@ -81,14 +82,14 @@ class Sessions:
             detail,
             " ".join(roles),
         )
-        session, now = _same(sid, public_id(secret_id)), _moment(created)
+        session, now, roles = _same(sid, public_id(secret_id)), _moment(created), tuple(roles_now.decode().split())
         aim = self.everything(in_force(registered.scopes, registered.scopes, roles))
         holder = self._holder(
             registered, account, session, generation=0, aim=aim, amr=amr, roles=roles, signed_in_at=now
         )
         refresh_token = self.refresh_tokens.make(account, secret_id, 0, salt)
         grant = self._grant(holder, refresh_token, int(absolute) - int(created))
-        return Opened(grant, holder.session, salt, _moment(created), _moment(absolute), tuple(evicted))
+        return Opened(grant, holder.session, salt, now, _moment(absolute), roles, tuple(evicted))
 
     def everything(self, in_force: tuple[str, ...]) -> Aim:
         """The aim of who asks for nothing: our own audience, with all that means something to it."""
@@ -105,7 +106,8 @@ class Sessions:
         if held is None:
             raise SessionExpired("not a refresh token of a session we know")
         registered = await self._registered(client)
-        aim = (aiming or self.everything)(in_force(held.granted, registered.scopes, held.roles))
+        choose = aiming if aiming and held.client == client else self.everything  # what is not theirs tells nothing
+        aim = choose(in_force(held.granted, registered.scopes, held.roles))
         token = held.token
         answer = await self.store.run(
             "rotate",

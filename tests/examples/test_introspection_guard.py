@@ -207,32 +207,25 @@ async def test_an_answer_with_a_wrong_member_fails_closed(wrong: dict[str, Any])
 
 
 @pytest.mark.standard("AT-29", "AT-34")
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"null",
-        b"true",
-        b"[]",
-        b'"active"',
-        b"active=true",
-        b"<html>Sign in to the network</html>",
+async def test_an_object_that_cannot_be_read_or_says_two_things_fails_closed() -> None:
+    for body in (
         b'{"active": true}',
         b'{"active": fal',
-        b"[" * 100_000,
         told(live()).content + b"{}",
         told(live()).content.replace(b'"active":true', b'"active":false,"active":true'),
         told(live()).content.replace(b'"aud":', b'"aud":"https://other.test","aud":'),
-        told(live()).text.encode("utf-16"),
         told(live()).content.replace(b"admin", b"adm\xffn"),
-        b"\xef\xbb\xbf" + told(live()).content,
-    ],
-    ids=lambda body: repr(body[:40]) + str(len(body)),
-)
-async def test_an_answer_that_is_no_plain_json_object_fails_closed(body: bytes) -> None:
-    answer = httpx.Response(200, content=body, headers={"content-type": "application/json"})
+    ):
+        answer = httpx.Response(200, content=body, headers={"content-type": "application/json"})
+        assert_invalid(await refusal(foreign(StandIn(answer)), "token"))
 
-    assert_invalid(await refusal(foreign(StandIn(answer)), "token"))
+
+async def test_an_answer_that_is_no_object_is_somebody_elses_and_an_outage() -> None:
+    """A page of a proxy in between must not sign people out."""
+    pages = (b"", b"null", b"[]", b'"active"', b"active=true", b"<html>Sign in to the network</html>", b"[" * 100_000)
+    for body in (*pages, told(live()).text.encode("utf-16"), b"\xef\xbb\xbf" + told(live()).content):
+        answer = httpx.Response(200, content=body, headers={"content-type": "application/json"})
+        assert_unavailable(await refusal(foreign(StandIn(answer)), "token"))
 
 
 @pytest.mark.standard("AT-06")

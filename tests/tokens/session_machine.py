@@ -98,8 +98,8 @@ class BesideTheModel(RuleBasedStateMachine):
         sid = sha256(str(len(self.model.sessions)).encode()).digest()[:16]
         detail = f"account\npwd {len(self.model.sessions)}"
         overflow = self.model.overflow()
-        answered, created, absolute, *evicted = self.run(
-            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, self.model.roles
+        answered, created, absolute, roles, *evicted = self.run(
+            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, "newcomer"
         )
         gone = [session for session in self.model.sessions if session.sid in evicted]
         # Of several that were used in the same millisecond any one may go.
@@ -109,6 +109,7 @@ class BesideTheModel(RuleBasedStateMachine):
         for session in gone:
             self.model.end(session, EVICTED)
         opened = self.model.open(sid, client, detail, gone)
+        assert roles == self.model.roles
         assert (answered, created, absolute) == (sid, opened.created, opened.absolute)
         assert self.redis.pttl(self.key) > ABSOLUTE + DAY - SLACK
         return opened

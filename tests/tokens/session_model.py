@@ -51,7 +51,7 @@ class Model:
     now: int = START
     mark: int = 0
     sessions: list[Session] = field(default_factory=list)
-    roles: bytes = b"reader"
+    roles: bytes | None = None
 
     def verdict(self, session: Session) -> Verdict:
         if not session.kept:
@@ -76,6 +76,7 @@ class Model:
         created = max(self.now, self.mark + 1)
         opened = Session(sid, client, detail, created, created, self.now, self.now, end, self.now + IDLE)
         self.sessions.append(opened)
+        self.roles = b"newcomer" if self.roles is None else self.roles
         return opened
 
     def overflow(self) -> list[int]:

@@ -183,14 +183,19 @@ MUTANTS = (
         ("if redis.call('PTTL', key) < remember then redis.call('PEXPIRE', key, remember) end\n", ""),
     ),
     # open
-    mutant("open does not note how new it is", "open", (", 'n', math.max(created, newest(key)))", ")")),
+    mutant(
+        "open does not note how new it is",
+        "open",
+        ("redis.call('HSET', key, 'n', math.max(created, newest(key)))\n", ""),
+    ),
     mutant("open notes a slower clock over a faster one", "open", ("math.max(created, newest(key))", "created")),
     mutant("open does not step over the watermark", "open", ("math.max(now, mark + 1)", "now")),
     mutant(
         "open takes the watermark back",
         "open",
-        ("redis.call('HSET', key, 'r'", "redis.call('HDEL', key, 'w')\nredis.call('HSET', key, 'r'"),
+        ("redis.call('HSETNX', key, 'r'", "redis.call('HDEL', key, 'w')\nredis.call('HSETNX', key, 'r'"),
     ),
+    mutant("open brings old roles back", "open", ("redis.call('HSETNX', key, 'r'", "redis.call('HSET', key, 'r'")),
     mutant("open keeps one session too many", "open", ("#live - most + 1", "#live - most")),
     mutant("open keeps one session too few", "open", ("#live - most + 1 do", "math.min(#live, #live - most + 2) do")),
     mutant(

@@ -1,7 +1,7 @@
 #!lua
 -- Opens a session. Sweeps what is dead, and ends the sessions used longest ago when the account holds too many.
 -- KEYS: account · ARGV: sid, idle ms, absolute ms, most sessions, tombstone ms, salt, client, detail, roles
--- Answers: sid, created, absolute, then the ids of the sessions that had to go.
+-- Answers: sid, created, absolute, the roles in force, then the ids of the sessions that had to go.
 --% record
 local key, sid = KEYS[1], ARGV[1]
 local idle, absolute, most, tombstone = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -48,7 +48,9 @@ write(key, sid, {
   created = created, authenticated = created, used = now, rotated = now, absolute = now + absolute, idle = now + math.min(idle, absolute),
   generation = 0, confirmed = 1, ended = 0, salt = ARGV[6], client = ARGV[7], detail = ARGV[8],
 })
-redis.call('HSET', key, 'r', ARGV[9], 'n', math.max(created, newest(key)))
+redis.call('HSET', key, 'n', math.max(created, newest(key)))
+-- What an operator has changed since the roles were read must not come back.
+redis.call('HSETNX', key, 'r', ARGV[9])
 if redis.call('PTTL', key) < absolute + DAY then redis.call('PEXPIRE', key, absolute + DAY) end
 
-return { sid, created, now + absolute, unpack(evicted) }
+return { sid, created, now + absolute, redis.call('HGET', key, 'r'), unpack(evicted) }
