@@ -1,10 +1,12 @@
 """What settings are made of: secrets, rates and origins, each checked by itself."""
 
+import re
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
+HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:.]*", re.ASCII)
 PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -64,12 +66,16 @@ def parts_of(url: str) -> SplitResult | None:
 def odd_origins(origins: tuple[str, ...]) -> list[str]:
     """What is wrong with a list of allowed origins, at most one line."""
     for origin in origins:
-        parts = parts_of(origin)
-        if (
-            parts is None
-            or parts.scheme not in {"http", "https"}
-            or "*" in origin
-            or f"{parts.scheme}://{parts.netloc}" != origin
-        ):
+        if not _is_origin(origin):
             return [f"VESTIBULE_ALLOWED_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}"]
     return []
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser would name it just so: scheme, host and a port that is not the scheme's own, in lower case."""
+    parts = parts_of(text)
+    if parts is None or parts.scheme not in DEFAULT_PORTS or not HOST.fullmatch(parts.hostname or ""):
+        return False
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = f":{parts.port}" if parts.port and parts.port != DEFAULT_PORTS[parts.scheme] else ""
+    return text == f"{parts.scheme}://{host}{port}"

@@ -1,6 +1,7 @@
 """JSON as a security service must read it: every ambiguity is a refusal (ASVS 1.5.3, RFC 8259 section 8)."""
 
 import json
+import math
 from typing import NoReturn
 
 MAX_DEPTH = 32
@@ -34,6 +35,8 @@ def _refuse(constant: str) -> NoReturn:
 def _check_values(value: object, depth: int) -> None:
     if depth == 0:
         raise ValueError("nested too deeply")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number without end")
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, list):

@@ -23,7 +23,8 @@ from service.tokens.session_facts import Ended
 from service.tokens.sessions import Sessions
 
 ROLE = re.compile(r"[a-z][a-z0-9:_-]{0,62}", re.ASCII)
-MOST_ROLES = 50
+MOST_ROLES, LONGEST_ROLES = 50, 1000
+"""Characters of all roles of an account: every token holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ async def _held(transaction: Transaction, account: UUID) -> Account:
 
 
 def _ensure_roles(roles: Sequence[str]) -> None:
-    if len(roles) > MOST_ROLES or not all(ROLE.fullmatch(role) for role in roles):
-        detail = f"At most {MOST_ROLES}; a role starts with a letter and holds a-z 0-9 : _ -"
+    is_short = len(roles) <= MOST_ROLES and len(" ".join(roles)) <= LONGEST_ROLES
+    if not is_short or not all(ROLE.fullmatch(role) for role in roles):
+        detail = f"A role starts with a letter and holds a-z 0-9 : _ -; at most {LONGEST_ROLES} characters together."
         raise InvalidInput(fields=[FieldError("roles", "role_invalid", detail)])

@@ -18,7 +18,6 @@ from service.settings import Settings
 from service.store.postgres import Database, Transaction
 from service.tokens.one_time import PREFIXES, OneTimeTokens
 from service.tokens.principal import Principal
-from service.tokens.scopes import ADMIN
 from service.tokens.sessions import Sessions
 
 log = structlog.get_logger("vestibule.closing")
@@ -47,8 +46,7 @@ class Closing:
         await self.avatars.ensure_reachable(principal.account)
         await self.audit.flush()
         async with self.database.begin() as transaction:
-            if ADMIN in principal.roles:
-                await ensure_other_admin(transaction, principal.account)
+            await ensure_other_admin(transaction, principal.account)
             accounts = AccountRepository(session=transaction)
             account = await accounts.held_for_change(principal.account)
             if account is None:

@@ -1,5 +1,6 @@
 """Finding accounts, for operators: by how a name begins, by state, role and age, page by page."""
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -56,7 +57,7 @@ class Directory:
 def _statement(wanted: Wanted) -> Select[tuple[Account]]:
     statement = select(Account)
     if wanted.begins:
-        begins = wanted.begins.casefold()
+        begins = unicodedata.normalize("NFKC", wanted.begins.casefold())
         starts = [column.startswith(begins, autoescape=True) for column in (Account.email, Account.nickname_key)]
         statement = statement.where(or_(*starts))
     if wanted.state == "password_change_required":

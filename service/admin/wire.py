@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from service.errors import CrossSiteRefused, FieldError, InvalidInput, ServiceError, StaleAuthentication
 from service.problems import refusals
-from service.store.paging import LARGEST, Page
+from service.store.paging import LARGEST, Page, is_moment
 from service.tokens.principal import BEARER, SCOPE
 from service.tokens.scopes import ADMIN
 
@@ -45,11 +45,11 @@ def listed(found: Page[Any], shape: Callable[[Any], Item]) -> Listed[Item]:
 
 
 def ensure_offsets(**moments: datetime | None) -> None:
-    """Raises `InvalidInput` for a time that does not say its offset: nobody knows when that is."""
+    """Raises `InvalidInput` for a time that does not say its offset, or that no calendar has in UTC."""
     fields = [
         FieldError(name, "time_invalid", "A time with its offset, such as 2026-11-20T12:00:00Z.")
         for name, moment in moments.items()
-        if moment is not None and moment.tzinfo is None
+        if moment is not None and not is_moment(moment)
     ]
     if fields:
         raise InvalidInput(fields=fields)

@@ -1,13 +1,14 @@
 """`vestibule client` and `vestibule api`: the software that may act here, and what it may ask tokens for."""
 
-import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import click
+import msgspec
 
+from service import strict_json
 from service.cli.running import with_services
 from service.clock import utc_now
 from service.tokens.client_administration import ClientChanges, NewSecret
@@ -83,9 +84,9 @@ def show(client_id: str) -> None:
 def change(client_id: str, values: Any) -> None:
     """Change CLIENT_ID by a JSON file (or -) with what to change, named as in PATCH /admin/clients/{id}."""
     try:
-        changes = ClientChanges(**_json(values))
-    except TypeError as error:
-        raise click.UsageError(str(error).replace("keyword argument", "member")) from None
+        changes = msgspec.convert(_json(values), ClientChanges)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
     with_services(lambda s: s.client_administration.change(client_id, changes, by=BY))
     click.echo(f"{client_id} is changed")
 
@@ -177,7 +178,7 @@ def _lines(row: Client) -> list[str]:
 
 def _json(file: Any) -> dict[str, Any]:
     try:
-        read = json.load(file)
+        read = strict_json.loads(file.read().encode())
     except ValueError:
         raise click.UsageError(f"{Path(file.name).name} is not JSON") from None
     if not isinstance(read, dict):

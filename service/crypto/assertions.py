@@ -106,7 +106,9 @@ def _read_key(jwk: object) -> ClientKey:
     if isinstance(public, rsa.RSAPublicKey) and public.key_size < LEAST_RSA_BITS:
         raise ValueError(f"an RSA key must have at least {LEAST_RSA_BITS} bits")
     kid = jwk.get("kid")
-    return ClientKey(kid if isinstance(kid, str) else None, algorithm, public)
+    if not isinstance(kid, str | None):
+        raise ValueError("a kid is a text")
+    return ClientKey(kid, algorithm, public)
 
 
 def _read_header(token: str) -> _Header | None:

@@ -51,7 +51,11 @@ class ClientAuthentication:
         if NEVER_IN_THE_QUERY & request.query_params.keys():
             self.audit.record("client.authenticate", "secret_in_query")
             raise InvalidRequest("a secret in the query")
-        given = _presented(request.headers.getall("authorization", []), form)
+        try:
+            given = _presented(request.headers.getall("authorization", []), form)
+        except InvalidClient:
+            await self.limits.take("client-network", self.settings.limit_client_network, device.network)
+            raise
         client = await self._proved(given)
         if client is None:
             await self._refuse(given.client_id, device)

@@ -1,5 +1,6 @@
 """`POST /introspect` (RFC 7662): says of a token what is true at this moment. Client first, token second."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from service.tokens.sessions import Sessions
 INACTIVE = b'{"active":false}'
 JWT_MEDIA_TYPE = "application/token-introspection+jwt"
 JWT_TYPE = "token-introspection+jwt"
+REFUSED = re.compile(r"(^|;)\s*q\s*=\s*0(\.0*)?\s*(;|$)")
+"""The weight that means never (RFC 9110 section 12.4.2)."""
 
 
 class Introspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +175,4 @@ def _of_access_token(active: Active) -> Introspection:
 def _wants_jwt(accept: str) -> bool:
     """Whether the signed form is named; a wildcard means plain JSON (RFC 9701 section 4)."""
     named = [part.partition(";") for part in accept.lower().split(",")]
-    return any(
-        kind.strip() == JWT_MEDIA_TYPE and "q=0" not in rest.replace(" ", "").split(";") for kind, _, rest in named
-    )
+    return any(kind.strip() == JWT_MEDIA_TYPE and not REFUSED.search(rest) for kind, _, rest in named)

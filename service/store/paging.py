@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -52,6 +52,14 @@ async def page(
     return Page(rows[:limit], _written(order, rows[limit - 1]) if len(rows) > limit else None)
 
 
+def is_moment(time: datetime) -> bool:
+    """Whether a time says its offset, and has a place in the calendar of UTC."""
+    try:
+        return time.tzinfo is not None and time.astimezone(UTC) is not None
+    except OverflowError:
+        return False
+
+
 def _written(order: Order, row: Table) -> str:
     return base64url(msgspec.json.encode([order.name, getattr(row, order.column.key), getattr(row, order.id.key)]))
 
@@ -59,9 +67,10 @@ def _written(order: Order, row: Table) -> str:
 def _read(order: Order, cursor: str) -> tuple[str | datetime, UUID]:
     try:
         name, value, row = msgspec.json.decode(from_base64url(cursor) or b"", type=tuple[str, str, UUID])
-        if name == order.name and "\x00" not in value:
-            return msgspec.convert(value, order.kind), row
-    except (msgspec.DecodeError, ValueError):
+        last = msgspec.convert(value, order.kind, strict=False)
+        if name == order.name and (is_moment(last) if isinstance(last, datetime) else "\x00" not in last):
+            return last, row
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
         pass
     detail = "Take `next` of the page before, with the same sort."
     raise InvalidInput(fields=[FieldError("cursor", "cursor_invalid", detail)])

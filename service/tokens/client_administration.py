@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from advanced_alchemy.exceptions import IntegrityError
 from msgspec import UNSET, UnsetType
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 
 from service.audit import Audit
 from service.clock import Clock
@@ -26,7 +26,7 @@ from service.errors import (
     TooManySecrets,
 )
 from service.settings import Settings
-from service.store.postgres import Database, Transaction, new_id
+from service.store.postgres import Database, Transaction, new_id, violates
 from service.tokens.client_rules import problems_of_api, problems_of_client
 from service.tokens.clients import (
     CLIENT_ID,
@@ -45,6 +45,8 @@ from service.tokens.scopes import ACCOUNT, ADMIN, BUILT_IN
 
 SECRET_PREFIX = "vcs"  # noqa: S105  the prefix of client secrets, not one
 MATCHES_NO_SECRET = "-"  # noqa: S105  a mark in the place of a digest
+CLIENT_KEY, API_KEY = "clients_pkey", "apis_pkey"
+COUNTING_LOCK = 7_272_740_04
 MOST_SECRETS = 2
 """So that a secret can be changed without a gap: the new one works before the old one goes."""
 NOT_AUDITED = {"jwks"}
@@ -107,11 +109,14 @@ class ClientAdministration:
             row.secrets.append(held)
         try:
             async with self.database.begin() as transaction:
-                await self._ensure_fine(transaction, merged)
+                await self._ensure_fine(transaction, merged, confidential=confidential)
+                await transaction.execute(select(func.pg_advisory_xact_lock(COUNTING_LOCK)))
                 if await ClientRepository(session=transaction).count() >= self.settings.most_clients:
                     raise TooManyClients
                 await ClientRepository(session=transaction).add(row)
-        except IntegrityError:
+        except IntegrityError as error:
+            if not violates(error, CLIENT_KEY):
+                raise
             raise ClientIdTaken from None
         self._record("client.create", client_id, by, why, after=_told(merged))
         await self.clients.changed()
@@ -129,13 +134,10 @@ class ClientAdministration:
         async with self.database.begin() as transaction:
             row = await self._held(transaction, client_id)
             before = {name: getattr(row, name) for name in given}
-            was_confidential = row.is_confidential
+            current = {name: getattr(row, name) for name in ClientChanges.__struct_fields__}
+            await self._ensure_fine(transaction, {**current, **given}, confidential=row.is_confidential)
             for name, value in given.items():
                 setattr(row, name, value)
-            if row.is_confidential != was_confidential:
-                detail = "A public client cannot become a confidential one, nor the other way round."
-                raise InvalidInput(fields=[FieldError("auth_methods", "kind_fixed", detail)])
-            await self._ensure_fine(transaction, {name: getattr(row, name) for name in ClientChanges.__struct_fields__})
         self._record("client.change", client_id, by, why, before=_told(before), after=_told(given))
         await self.clients.changed()
         return row
@@ -144,12 +146,13 @@ class ClientAdministration:
         """Shuts a client out with every token it was given, or lets it in again. Raises `NotFound`."""
         async with self.database.begin() as transaction:
             row = await self._held(transaction, client_id)
-            if disabled != (row.disabled_at is not None):
+            outcome = "already" if disabled == (row.disabled_at is not None) else "ok"
+            if outcome == "ok":
                 row.disabled_at = self.clock() if disabled else None
         if disabled:
-            self._record("client.disable", client_id, by, why)
+            self.audit.record("client.disable", outcome, client=client_id, by=by, why=why)
         else:
-            self._record("client.enable", client_id, by, why)
+            self.audit.record("client.enable", outcome, client=client_id, by=by, why=why)
         await self.clients.changed()
         return row
 
@@ -169,7 +172,8 @@ class ClientAdministration:
             row.secrets = live
             secret, held = self._new_secret(client_id, now + life if life else None)
             row.secrets.append(held)
-        self._record("client.add_secret", client_id, by, why, secret=str(secret.id))
+        until = secret.expires_at.isoformat() if secret.expires_at else None
+        self._record("client.add_secret", client_id, by, why, secret=str(secret.id), expires_at=until)
         await self.clients.changed()
         return secret
 
@@ -218,9 +222,11 @@ class ClientAdministration:
         try:
             async with self.database.begin() as transaction:
                 await ApiRepository(session=transaction).add(row)
-        except IntegrityError:
+        except IntegrityError as error:
+            if not violates(error, API_KEY):
+                raise
             raise ApiTaken from None
-        self.audit.record("api.create", by=by, why=why, api=identifier, scopes=list(scopes))
+        self.audit.record("api.create", by=by, why=why, api=identifier, name=name, scopes=list(scopes))
         await self.clients.changed()
         return row
 
@@ -230,10 +236,10 @@ class ClientAdministration:
             row = await transaction.scalar(select(Api).where(Api.identifier == identifier).with_for_update())
             if row is None:
                 raise NotFound("no such API")
-            uses = select(Client.id).where(
-                Client.audiences.contains([identifier]) | Client.serves.contains([identifier])
-            )
-            if (await transaction.scalars(uses.limit(1))).first() is not None:
+            others = await transaction.scalars(select(Api).where(Api.identifier != identifier))
+            orphaned = set(row.scopes) - {scope for other in others for scope in other.scopes}
+            is_used = Client.audiences.contains([identifier]) | Client.serves.contains([identifier])
+            if await ClientRepository(session=transaction).exists(is_used | Client.scopes.overlap(list(orphaned))):
                 raise ApiInUse
             await transaction.delete(row)
         self.audit.record("api.remove", by=by, why=why, api=identifier)
@@ -249,7 +255,7 @@ class ClientAdministration:
             raise NotFound("no such client")
         return row
 
-    async def _ensure_fine(self, transaction: Transaction, values: dict[str, Any]) -> None:
+    async def _ensure_fine(self, transaction: Transaction, values: dict[str, Any], *, confidential: bool) -> None:
         """Against the APIs of this moment, which stay until the transaction ends."""
         rows = (await transaction.scalars(select(Api).with_for_update(read=True))).all()
         own = self.settings.token_audience
@@ -260,7 +266,7 @@ class ClientAdministration:
             name: int(getattr(self.settings, name).total_seconds())
             for name in ("access_token_life", "session_idle", "session_absolute")
         }
-        _refuse(problems_of_client(values, known, longest))
+        _refuse(problems_of_client(values, known, longest, confidential=confidential))
 
     def _new_secret(self, client_id: str, expires_at: datetime | None) -> tuple[NewSecret, ClientSecret]:
         secret, secret_id = opaque.mint(SECRET_PREFIX), new_id()

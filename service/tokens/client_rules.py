@@ -14,17 +14,23 @@ GRANTS = ("client_credentials", "refresh_token")
 LONGEST_NAME = 100
 LONGEST_URI = 2048
 LONGEST_LIST = 100
+LONGEST_SCOPE = 1000
+LONGEST_IDENTIFIER = 255
+"""Characters: a token holds them, and is read up to 4096 (`crypto/signer.py`)."""
 SHORTEST_LIFE = 60
 CUSTOM_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+", re.ASCII)
 """A reversed domain name, such as `com.example.app` (RFC 8252 section 7.1)."""
 
 
 def problems_of_client(
-    values: dict[str, Any], apis: Mapping[str, Collection[str]], longest: Mapping[str, int]
+    values: dict[str, Any], apis: Mapping[str, Collection[str]], longest: Mapping[str, int], *, confidential: bool
 ) -> list[FieldError]:
     """What is wrong with a whole registration. `apis` are the scopes of each; `longest` are the seconds that each
-    lifetime may not exceed."""
+    lifetime may not exceed; `confidential` is what the client is said to be, for good."""
     is_public = values["auth_methods"] == [PUBLIC_METHOD]
+    if is_public == confidential:
+        detail = "A public client has the method `none`, a confidential one others; neither becomes the other."
+        return [FieldError("auth_methods", "kind_fixed", detail)]
     audiences, offered = set(apis), {scope for scopes in apis.values() for scope in scopes}
     checks: list[tuple[bool, str, str, str]] = [
         (_is_name(values["name"]), "name", "name_invalid", f"1 to {LONGEST_NAME} printable characters."),
@@ -43,6 +49,12 @@ def problems_of_client(
             "client_credentials is for confidential clients.",
         ),
         (set(values["scopes"]) <= offered, "scopes", "scope_unknown", "A scope must be one of a registered API."),
+        (
+            len(" ".join(values["scopes"])) <= LONGEST_SCOPE,
+            "scopes",
+            "scopes_too_long",
+            f"At most {LONGEST_SCOPE} characters together: every token holds them.",
+        ),
         (
             ACCOUNT not in values["scopes"] or is_public or "refresh_token" in values["grants"],
             "scopes",
@@ -83,7 +95,12 @@ def problems_of_client(
 def problems_of_api(identifier: str, name: str, scopes: Sequence[str]) -> list[FieldError]:
     """What is wrong with an API."""
     checks = [
-        (_is_identifier(identifier), "identifier", "identifier_invalid", "An absolute URI without a fragment."),
+        (
+            _is_identifier(identifier),
+            "identifier",
+            "identifier_invalid",
+            f"An absolute URI, no fragment, at most {LONGEST_IDENTIFIER}.",
+        ),
         (_is_name(name), "name", "name_invalid", f"1 to {LONGEST_NAME} printable characters."),
         (
             len(set(scopes)) == len(scopes) <= LONGEST_LIST and all(SCOPE.fullmatch(scope) for scope in scopes),
@@ -114,7 +131,7 @@ def _keys(values: dict[str, Any]) -> list[FieldError]:
     try:
         read_keys(values["jwks"])
     except ValueError as error:
-        return [FieldError("jwks", "jwks_invalid", f"{error}.".capitalize())]
+        return [FieldError("jwks", "jwks_invalid", f"{str(error)[:1].upper()}{str(error)[1:]}.")]
     return []
 
 
@@ -134,9 +151,9 @@ def _are_origins(origins: Sequence[str]) -> bool:
 
 def _is_identifier(identifier: str) -> bool:
     parts = parts_of(identifier)
-    is_short = len(identifier) <= LONGEST_URI and _is_plain(identifier) and "#" not in identifier
+    is_short = len(identifier) <= LONGEST_IDENTIFIER and _is_plain(identifier) and "#" not in identifier
     return is_short and parts is not None and bool(parts.scheme) and bool(parts.netloc or parts.path)
 
 
 def _is_plain(uri: str) -> bool:
-    return uri.isascii() and uri.isprintable() and not set(uri) & set(' "<>\\^`{|}')
+    return uri.isascii() and uri.isprintable() and not set(uri) & set(' "*<>\\^`{|}')

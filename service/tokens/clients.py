@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -133,14 +133,25 @@ class Clients:
     _known: dict[str, Client] = field(default_factory=dict)
     _apis: dict[str, frozenset[str]] = field(default_factory=dict)
     _origins: frozenset[bytes] = frozenset()
+    _begun: int = 0
+    _kept: int = 0
     _last_reload: float = float("-inf")
     _coming_reload: asyncio.Task[None] | None = None
 
     async def reload(self) -> None:
-        """Reads the registry anew. Raises `Unavailable`; what was known stays known."""
+        """Reads the registry anew; a reading that was overtaken by a later one is forgotten.
+
+        Raises `Unavailable`; what was known stays known.
+        """
+        self._begun = mine = self._begun + 1
         async with self.database.begin() as transaction:
             clients = await ClientRepository(session=transaction).get_many(order_by=[("id", False)])
             apis = (await transaction.scalars(select(Api))).all()
+        if mine > self._kept:
+            self._kept = mine
+            self._keep(clients, apis)
+
+    def _keep(self, clients: Sequence[Client], apis: Sequence[Api]) -> None:
         self._known = {row.id: row for row in clients}
         self._apis = {row.identifier: frozenset(row.scopes) for row in apis}
         enabled = [row for row in clients if row.disabled_at is None]

@@ -43,12 +43,17 @@ class Inspection:
             log.debug("inactive: not genuine, not for this audience, or out of time")
             return None
         client = await self.clients.acting(claims.client_id)
-        roles = await self._roles(claims, client) if client else None
+        roles = await self._roles(claims, client) if client and self._is_open_to(client, claims.aud) else None
         if client is None or roles is None:
             log.debug("inactive: what it stands for has ended", client=claims.client_id)
             return None
         deciding = roles if isinstance(claims, PersonClaims) else None
         return Active(claims, in_force(claims.scope.split(), client.scopes, deciding), roles)
+
+    def _is_open_to(self, client: Client, audience: str | tuple[str, ...]) -> bool:
+        """Whether a client may (still) have tokens for an API."""
+        meant = {audience} if isinstance(audience, str) else set(audience)
+        return bool(meant & {self.clients.audience, *client.audiences})
 
     async def _roles(self, claims: PersonClaims | ServiceClaims, client: Client) -> tuple[str, ...] | None:
         """The roles of whom the token speaks for; None when that has ended. A service has no roles but its scopes."""

@@ -53,13 +53,20 @@ class SigningKeys:
     clock: Clock
     announce: Callable[[], Awaitable[None]]
     """Tells the other workers that something changed."""
+    _begun: int = 0
+    _kept: int = 0
     keyring: Keyring = field(default_factory=lambda: Keyring((), timedelta(0)))
 
     async def reload(self) -> None:
-        """Reads the keys anew. Raises `Unavailable`, or `UnsealError` when the root key of a key is gone."""
+        """Reads the keys anew; a reading that was overtaken by a later one must not bring a revoked key back.
+
+        Raises `Unavailable`, or `UnsealError` when the root key of a key is gone.
+        """
+        self._begun = mine = self._begun + 1
         async with self.database.begin() as transaction:
             rows = await _all(transaction)
-        self.keyring = self._assembled(rows)
+        if mine > self._kept:
+            self.keyring, self._kept = self._assembled(rows), mine
 
     async def ensure(self) -> None:
         """Makes the first two keys of a new installation: one signs at once, one is published for the next turn."""
@@ -81,8 +88,9 @@ class SigningKeys:
         max-age has seen the key (OIDC Core section 10.1.1). A turn that is already scheduled is answered as it is.
         """
         await self.ensure()
-        await self._schedule(lambda keyring, now: True)
-        scheduled, successor = [key for key in self.keyring.keys if self.keyring.state(key, self.clock()) == "next"][:2]
+        now = self.clock()
+        await self._schedule(now, lambda keyring, now: True)
+        scheduled, successor = [key for key in self.keyring.keys if self.keyring.state(key, now) == "next"][:2]
         return scheduled, successor
 
     async def rotate_if_due(self) -> bool:
@@ -90,7 +98,8 @@ class SigningKeys:
 
         Cheap while nothing is due; many workers may ask at once.
         """
-        return self._is_due(self.keyring, self.clock()) and await self._schedule(self._is_due)
+        now = self.clock()
+        return self._is_due(self.keyring, now) and await self._schedule(now, self._is_due)
 
     async def revoke(self, kid: str) -> SigningKey:
         """Ends all trust in a key at once; where it was the one that signs, the next takes over in the same moment.
@@ -129,8 +138,7 @@ class SigningKeys:
                 row.private_sealed = seal(self.roots, plain, _bound_to(row.kid))
         return len(stale)
 
-    async def _schedule(self, is_wanted: Callable[[Keyring, datetime], bool]) -> bool:
-        now = self.clock()
+    async def _schedule(self, now: datetime, is_wanted: Callable[[Keyring, datetime], bool]) -> bool:
         async with self.database.begin() as transaction:
             await _lock(transaction)
             rows = {row.kid: row for row in await _all(transaction)}

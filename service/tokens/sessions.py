@@ -12,7 +12,7 @@ import structlog
 from service.audit import Audit
 from service.crypto.opaque import from_base64url
 from service.crypto.signer import PersonClaims
-from service.errors import InvalidToken, SessionExpired, SessionReused, Unavailable, UnknownClient
+from service.errors import InvalidToken, ServiceError, SessionExpired, SessionReused, Unavailable, UnknownClient
 from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens, Holder, generation_of
@@ -107,8 +107,13 @@ class Sessions:
             raise SessionExpired("not a refresh token of a session we know")
         registered = await self._registered(client)
         choose = aiming if aiming and held.client == client else self.everything  # what is not theirs tells nothing
-        aim = choose(in_force(held.granted, registered.scopes, held.roles))
         token = held.token
+        try:
+            aim = choose(in_force(held.granted, registered.scopes, held.roles))
+        except ServiceError:  # a token that is dead is refused for that, whatever else is wrong
+            if await self._peek(token) is None:
+                raise SessionExpired("ended, over or superseded") from None
+            raise
         answer = await self.store.run(
             "rotate",
             _key(token.account),
@@ -173,13 +178,11 @@ class Sessions:
         registered = await self.clients.acting(client)
         if held is None or registered is None or held.client != client:
             return None
-        token = held.token
-        answer = await self.store.run("peek", _key(token.account), token.session, token.generation)
-        _same(answer[1], token.session)
-        if answer[0] != b"live":
+        times = await self._peek(held.token)
+        if times is None:
             return None
         scope = in_force(held.granted, registered.scopes, held.roles)
-        return HeldLive(token.account, client, scope, _moment(answer[2]), _moment(answer[3]))
+        return HeldLive(held.token.account, client, scope, *times)
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
         """Why a session that was opened just now has ended again; None while it lives."""
@@ -254,6 +257,12 @@ class Sessions:
     async def appoint(self, account: UUID, roles: list[str]) -> None:
         """Gives every session of the account other roles: they show at the next introspection."""
         await self.store.run("appoint", _key(account), " ".join(roles))
+
+    async def _peek(self, token: RefreshToken) -> tuple[datetime, datetime] | None:
+        """Since when a refresh token is the newest, and when it ends; None when it would not be taken."""
+        answer = await self.store.run("peek", _key(token.account), token.session, token.generation)
+        _same(answer[1], token.session)
+        return (_moment(answer[2]), _moment(answer[3])) if answer[0] == b"live" else None
 
     async def _registered(self, client_id: str) -> Client:
         client = await self.clients.acting(client_id)

@@ -147,7 +147,14 @@ async def test_a_wrong_or_unknown_hint_changes_nothing(
 async def test_an_answer_is_plain_json_whatever_is_accepted(
     http: httpx.AsyncClient, introspector: Introspector, person: Person
 ) -> None:
-    for accept in ("application/token-introspection+json", "application/token-introspection+jwt;q=0", "text/html", "*/*", "nonsense", ""):
+    for accept in (
+        "application/token-introspection+json",
+        "application/token-introspection+jwt;q=0",
+        "text/html",
+        "*/*",
+        "nonsense",
+        "",
+    ):
         answer = await http.post(
             "/introspect",
             data={"token": person.access_token},

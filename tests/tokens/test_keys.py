@@ -1,115 +1,53 @@
 """Signing keys on two workers: sealed at rest, turned over without a restart and without one token in vain."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 import httpx
 import jwt
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from jwt.types import Options
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
-from service.app import create_app
 from service.crypto.keyring import SigningKey
 from service.crypto.roots import RootKeys
 from service.crypto.sealing import UnsealError, unseal
-from service.settings import Settings, load
-from service.store.schema import migrate
+from service.settings import Settings
 from service.tokens.keys import SigningKeyRow, SigningKeys
-from service.wiring import Services
-from tests.conftest import (
-    ISSUER,
-    PASSWORD,
-    Introspector,
-    Outbox,
-    Servers,
-    TestClock,
-    _own_database,
-    browser,
-    root_key,
-    somebody,
-    worker,
+from tests.conftest import Outbox, Servers, TestClock, root_key, worker
+from tests.tokens.two_workers import (
+    JWKS,
+    Pair,
+    Verifier,
+    kid_of,
+    paired,
+    renewed,
+    settings_of_ones_own,
+    signed_in,
 )
-from tests.deeds import registered
 
 MAX_AGE = 600
 LIFE, LEEWAY, REFRESH = 600, 30, 5
 LINGER = LIFE + LEEWAY + MAX_AGE
-JWKS = "/.well-known/jwks.json"
-WITHOUT_TIMES: Options = {"verify_exp": False, "verify_iat": False}
-"""The library's clock does not travel."""
 
 
 @pytest.fixture(scope="module")
 def own_settings(servers: Servers, environ: dict[str, str]) -> Iterator[Settings]:
-    """Those of the service with a database and a root key of their own: rotations would disturb every other test."""
-    with _own_database(servers.database_url) as url:
-        migrate(url)
-        yield load({**environ, "DATABASE_URL": url, "VESTIBULE_KEYS": root_key(1)})
+    with settings_of_ones_own(servers, environ) as own:
+        yield own
 
 
-@dataclass
-class Pair:
-    """Two workers over the same stores, and somebody who asks them."""
-
-    workers: list[Services]
-    clients: list[httpx.AsyncClient]
-    caller: Introspector
-    settings: Settings
-    clock: TestClock
-
-    @property
-    def keys(self) -> SigningKeys:
-        return self.workers[0].signing_keys
-
-    async def reload(self) -> None:
-        for services in self.workers:
-            await services.signing_keys.reload()
-
-    async def rows(self) -> dict[str, SigningKeyRow]:
-        async with self.workers[0].database.begin() as transaction:
-            return {row.kid: row for row in await transaction.scalars(select(SigningKeyRow))}
-
-    async def jwks(self, number: int = 0) -> list[str]:
-        answer = await self.clients[number].get(JWKS)
-        return [key["kid"] for key in answer.json()["keys"]]
-
-    def states(self, number: int = 0) -> dict[str, str]:
-        ring, now = self.workers[number].signing_keys.keyring, self.clock()
-        return {key.kid: ring.state(key, now) for key in ring.keys}
+@pytest.fixture(scope="module")
+async def both(own_settings: Settings, wall_clock: TestClock, outbox: Outbox) -> AsyncIterator[Pair]:
+    async with paired(own_settings, wall_clock, outbox) as running:
+        yield running
 
 
 @pytest.fixture
-async def pair(own_settings: Settings, clock: TestClock, outbox: Outbox) -> AsyncIterator[Pair]:
-    async with worker(own_settings, clock, outbox) as one, worker(own_settings, clock, outbox) as two:
-        async with one.database.begin() as transaction:
-            await transaction.execute(delete(SigningKeyRow))
-        await one.signing_keys.ensure()
-        await one.client_administration.ensure_front_end()
-        await two.signing_keys.reload()
-        client_id = f"svc-{secrets.token_hex(4)}"
-        secret = await registered(one, client_id)
-        async with browser(create_app(one)) as first, browser(create_app(two)) as second:
-            yield Pair([one, two], [first, second], Introspector(client_id, secret), own_settings, clock)
-
-
-async def signed_in(pair: Pair) -> dict[str, Any]:
-    person = somebody()
-    account = await pair.workers[0].administration.create(person.email, person.nickname, PASSWORD, ())
-    answer = await pair.clients[0].post("/auth/login", json={"email": account.email, "password": PASSWORD})
-    assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
-
-
-def kid_of(token: str) -> str:
-    return str(jwt.get_unverified_header(token)["kid"])
+async def pair(both: Pair, clock: TestClock) -> Pair:
+    return await renewed(both)
 
 
 # At rest
@@ -269,29 +207,11 @@ async def test_a_retired_key_goes_when_its_last_token_has_ended(pair: Pair) -> N
     assert old not in await pair.rows()
 
 
-@dataclass
-class Verifier:
-    """A resource server of the simplest kind: keeps the JWKS for its max-age and asks for nothing else."""
-
-    http: httpx.AsyncClient
-    clock: TestClock
-    fetched_at: datetime | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
-
-    async def verify(self, token: str) -> None:
-        now = self.clock()
-        if self.fetched_at is None or now - self.fetched_at >= timedelta(seconds=MAX_AGE):
-            answer = await self.http.get(JWKS)
-            self.kept = {key["kid"]: jwt.PyJWK(key) for key in answer.json()["keys"]}
-            self.fetched_at = now
-        jwt.decode(token, self.kept[kid_of(token)], ["ES256"], audience=ISSUER, issuer=ISSUER, options=WITHOUT_TIMES)
-
-
 @pytest.mark.standard("KY-26", "IN-09")
 async def test_four_turns_while_tokens_are_issued_and_checked_leave_none_unverifiable(pair: Pair) -> None:
     """Faults row 49. Each worker lags behind by the refresh; tokens are checked where they were not issued."""
     refresh_token = (await signed_in(pair))["refresh_token"]
-    verifiers = [Verifier(client, pair.clock) for client in pair.clients]
+    verifiers = [Verifier(client, pair.clock, timedelta(seconds=MAX_AGE)) for client in pair.clients]
     issued: list[tuple[datetime, str]] = []
     signers: list[str] = []
 
