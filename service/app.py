@@ -11,12 +11,13 @@ import litestar.connection.request
 import litestar.data_extractors
 import litestar.datastructures.url
 import structlog
-from litestar import Litestar, Request, Response, Router
+from litestar import HttpMethod, Litestar, Request, Response, Router
 from litestar.config.app import AppConfig
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
+from litestar.routes import HTTPRoute
 
 from service import __version__
 from service.accounts.avatar_controller import AvatarController
@@ -127,6 +128,7 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
             logging_config=None,
         )
     )
+    tell_true_methods(app)
     app.asgi_handler = Edge(app.asgi_handler, services.settings, services.clients.origins)
     return app
 
@@ -157,6 +159,18 @@ def forget_bodies_and_cookies() -> None:
         module.parse_url_encoded_form_data = parse_form  # type: ignore[attr-defined]
     for module in (litestar._parsers, litestar.connection.base, litestar.datastructures.url):
         module.parse_query_string = parse_query  # type: ignore[attr-defined]
+
+
+def tell_true_methods(app: Litestar) -> None:
+    """Lets `OPTIONS` name every method of a path.
+
+    Litestar (still in 2.25) keeps the handler that it made for the first route of a path, which knows only that one.
+    """
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                if handler.http_methods == {HttpMethod.OPTIONS} and handler.fn.__closure__:
+                    handler.fn.__closure__[0].cell_contents = route
 
 
 def _uncached(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -17,11 +18,12 @@ import structlog
 from litestar import Request
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.typing import FieldDefinition
 from litestar.utils import normalize_path
 
 from service import strict_json
 from service.device import Device
-from service.errors import CrossSiteRefused, MalformedRequest, ServiceError
+from service.errors import CrossSiteRefused, FieldError, InvalidInput, MalformedRequest, ServiceError
 from service.languages import preferred
 from service.origins import Origins, is_preflight, origin_of
 from service.problems import MEDIA_TYPE, HeadersTooLarge, UnsupportedMediaType, document
@@ -31,6 +33,7 @@ from service.tokens.transport import mark_of
 log = structlog.get_logger("vestibule.request")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+MEMBER = re.compile(r"\$\.(\w+)")
 PREFLIGHT = "<preflight>"
 QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/introspect", PREFLIGHT}
 """Routes that are called all the time: their good answers are not worth a line."""
@@ -108,14 +111,31 @@ class StrictRequest(Request[Any, Any, Any]):
     """Reads JSON bodies without a second meaning, and only when they say that they are JSON (ASVS 3.5.2)."""
 
     async def json(self) -> Any:
-        """The document. Raises `UnsupportedMediaType` or `MalformedRequest`."""
+        """The document. Raises `UnsupportedMediaType`, `MalformedRequest`, and `InvalidInput` for a text or number that
+        Litestar would take for something else: `"1"` is not true."""
         if self.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMediaType("not application/json")
         body = await self.body()
         try:
-            return strict_json.loads(body)
+            document = strict_json.loads(body)
         except ValueError as error:
             raise MalformedRequest(f"unreadable JSON: {type(error).__name__}") from None
+        _ensure_exact(document, self.scope["route_handler"].parsed_data_field)
+        return document
+
+
+def _ensure_exact(document: object, field: FieldDefinition | None) -> None:
+    """What is wrong altogether Litestar tells better, with every field of it."""
+    if field is None:
+        return
+    with suppress(msgspec.ValidationError):
+        msgspec.convert(document, field.annotation, strict=False)
+        try:
+            msgspec.convert(document, field.annotation, strict=True)
+        except msgspec.ValidationError as error:
+            named = MEMBER.search(str(error))
+            wrong = FieldError(named[1] if named else "body", "invalid", str(error).partition(" - ")[0])
+            raise InvalidInput(fields=[wrong]) from None
 
 
 async def provide_device(request: Request[Any, Any, Any]) -> Device:

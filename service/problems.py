@@ -90,18 +90,19 @@ WITH_BODY: tuple[type[ServiceError], ...] = (
 
 def refusals(*errors: type[ServiceError], body: bool = True) -> dict[int, ResponseSpec]:
     """The `responses` of a route: these refusals, and those that every route (with a body) may answer."""
-    by_status: dict[int, list[type[ServiceError]]] = {}
-    for error in dict.fromkeys((*errors, *(WITH_BODY if body else ()), *EVERYWHERE)):
-        by_status.setdefault(error.status, []).append(error)
+    told = described(*errors, *(WITH_BODY if body else ()), *EVERYWHERE)
     return {
-        status: ResponseSpec(
-            data_container=Problem,
-            description=" · ".join(f"`{kind.code}`: {kind.detail}" for kind in kinds),
-            media_type=MEDIA_TYPE,
-            generate_examples=False,
-        )
-        for status, kinds in by_status.items()
+        status: ResponseSpec(Problem, description=description, media_type=MEDIA_TYPE, generate_examples=False)
+        for status, description in told.items()
     }
+
+
+def described(*errors: type[ServiceError]) -> dict[int, str]:
+    """What each status means, for people: every refusal that has it, once."""
+    by_status: dict[int, list[str]] = {}
+    for error in dict.fromkeys(errors):
+        by_status.setdefault(error.status, []).append(f"`{error.code}`: {error.detail}")
+    return {status: " · ".join(lines) for status, lines in by_status.items()}
 
 
 def as_problem(request: Request[Any, Any, Any], error: ServiceError) -> Response[Any]:

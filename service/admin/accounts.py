@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 from litestar import Controller, Response, get, post, put
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody
 
 from service.accounts.administration import Administration
@@ -21,8 +22,8 @@ from service.admin.wire import (
     Moment,
     Reason,
     Text,
-    ensure_offsets,
     listed,
+    moment,
     reading,
     writing,
 )
@@ -94,9 +95,12 @@ class AccountsController(Controller):
         cursor: Text = None,
     ) -> Response[Listed[AccountShown]]:
         """One page of accounts: by how the address or nickname begins, by state, role and age."""
-        ensure_offsets(created_after=created_after, created_before=created_before)
         wanted = Wanted(
-            begins=q or "", state=status, role=role, created_after=created_after, created_before=created_before
+            begins=q or "",
+            state=status,
+            role=role,
+            created_after=moment("created_after", created_after),
+            created_before=moment("created_before", created_before),
         )
         found = await directory.search(wanted, sort, limit, cursor)
         return Response(listed(found, AccountShown.of), headers=NO_STORE)
@@ -187,7 +191,7 @@ class AccountsController(Controller):
         status_code=202,
         operation_id="startReset",
         summary="Mail somebody a link for a new password",
-        responses=writing(NotFound),
+        responses={202: ResponseSpec(None, description="It is on its way."), **writing(NotFound)},
     )
     async def reset_password(
         self,
@@ -199,12 +203,12 @@ class AccountsController(Controller):
         directory: NamedDependency[Directory],
         recovery: NamedDependency[Recovery],
         device: NamedDependency[Device],
-    ) -> Response[None]:
+    ) -> Response[bytes]:
         """The link goes to the account's address and nowhere else."""
         row = await directory.read(account_id)
         administration.note_reset(row.id, by=operator.name, why=data.reason)
         await recovery.request(row.email, device)
-        return Response(None, status_code=202, headers=NO_STORE)
+        return Response(b"", status_code=202, headers=NO_STORE, media_type="application/json")
 
     @get(
         "/{account_id:uuid}/sessions",

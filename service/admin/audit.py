@@ -20,8 +20,8 @@ from service.admin.wire import (
     Listed,
     Moment,
     Text,
-    ensure_offsets,
     listed,
+    moment,
     reading,
 )
 from service.audit import Audit, AuditEvent
@@ -74,9 +74,13 @@ class AuditController(Controller):
         cursor: Text = None,
     ) -> Response[Listed[EventShown]]:
         """One page, the newest first. `event` is a name, or with a dot at its end a family: `session.`"""
-        ensure_offsets(since=since, until=until)
         wanted = WantedEvents(
-            event=event, outcome=outcome, account=account_id, client=client_id, since=since, until=until
+            event=event,
+            outcome=outcome,
+            account=account_id,
+            client=client_id,
+            since=moment("since", since),
+            until=moment("until", until),
         )
         return Response(listed(await audit_trail.search(wanted, limit, cursor), EventShown.of), headers=NO_STORE)
 
@@ -103,9 +107,13 @@ class AuditController(Controller):
         until: Moment = None,
     ) -> Stream:
         """Every event that fits, as newline-delimited JSON, the newest first."""
-        ensure_offsets(since=since, until=until)
         wanted = WantedEvents(
-            event=event, outcome=outcome, account=account_id, client=client_id, since=since, until=until
+            event=event,
+            outcome=outcome,
+            account=account_id,
+            client=client_id,
+            since=moment("since", since),
+            until=moment("until", until),
         )
         audit.record("audit.export", account=operator.account, by=operator.name)
         return Stream(_lines(audit_trail, wanted), media_type=NDJSON, headers=NO_STORE)

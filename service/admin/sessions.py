@@ -11,7 +11,7 @@ from litestar.params import JSONBody
 from litestar.response import Stream
 
 from service.accounts.mass_sign_out import MassSignOut, Progress, WhoseSessions
-from service.admin.wire import FOR_OPERATORS, NDJSON, Reason, ensure_offsets, writing
+from service.admin.wire import FOR_OPERATORS, NDJSON, Reason, ensure_offset, writing
 from service.errors import FieldError, InvalidInput, Unavailable
 from service.problems import NO_STORE
 from service.tokens.principal import Operator
@@ -63,7 +63,7 @@ class SessionsOfManyController(Controller):
         if is_filtered == data.everybody:
             detail = "Give `role`, `client_id` or `opened_before`, or else `everybody`."
             raise InvalidInput(fields=[FieldError("everybody", "whose_sessions", detail)])
-        ensure_offsets(opened_before=data.opened_before)
+        ensure_offset("opened_before", data.opened_before)
         wanted = WhoseSessions(role=data.role, client=data.client_id, opened_before=data.opened_before)
         steps = mass_sign_out.run(wanted, by=operator.name, why=data.reason)
         return Stream(_lines(steps), status_code=200, media_type=NDJSON, headers=NO_STORE)

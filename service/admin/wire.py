@@ -18,7 +18,10 @@ FOR_OPERATORS = {SCOPE: ADMIN}
 DEFAULT_LIMIT = 50
 
 Limit = Annotated[int, QueryParameter(ge=1, le=LARGEST)]
-Moment = Annotated[datetime | None, QueryParameter(description="With its offset, as in 2026-11-20T12:00:00Z.")]
+Moment = Annotated[
+    str | None,
+    QueryParameter(description="With its offset, as in 2026-11-20T12:00:00Z.", schema_extra={"format": "date-time"}),
+]
 Text = Annotated[str | None, QueryParameter(max_length=254, pattern=r"^[^\x00]*$")]
 Why = Annotated[str, msgspec.Meta(max_length=128)]
 NDJSON = "application/x-ndjson"
@@ -44,15 +47,26 @@ def listed(found: Page[Any], shape: Callable[[Any], Item]) -> Listed[Item]:
     return Listed([shape(row) for row in found.rows], found.next or UNSET)
 
 
-def ensure_offsets(**moments: datetime | None) -> None:
+def moment(name: str, text: str | None) -> datetime | None:
+    """The time that a parameter names. Raises `InvalidInput` for anything but RFC 3339 with an offset."""
+    try:
+        read = None if text is None else msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        raise _no_time(name) from None
+    return ensure_offset(name, read)
+
+
+def ensure_offset(name: str, time: datetime | None) -> datetime | None:
     """Raises `InvalidInput` for a time that does not say its offset, or that no calendar has in UTC."""
-    fields = [
-        FieldError(name, "time_invalid", "A time with its offset, such as 2026-11-20T12:00:00Z.")
-        for name, moment in moments.items()
-        if moment is not None and not is_moment(moment)
-    ]
-    if fields:
-        raise InvalidInput(fields=fields)
+    if time is not None and not is_moment(time):
+        raise _no_time(name)
+    return time
+
+
+def _no_time(name: str) -> InvalidInput:
+    return InvalidInput(
+        fields=[FieldError(name, "time_invalid", "A time with its offset, such as 2026-11-20T12:00:00Z.")]
+    )
 
 
 def reading(*errors: type[ServiceError]) -> dict[int, Any]:

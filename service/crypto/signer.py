@@ -45,7 +45,6 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class PersonClaims(Claims, frozen=True, kw_only=True):
     """A person speaks, through a session: `sub` is their account."""
 
-    scope: str
     sid: Text
     auth_time: NumericDate
     amr: tuple[str, ...]

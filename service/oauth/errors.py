@@ -8,7 +8,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 
 from service.errors import ServiceError, TooManyRequests, Unavailable
-from service.problems import NO_STORE, BodyTooLarge, refusal_headers
+from service.problems import NO_STORE, BodyTooLarge, described, refusal_headers
 
 
 class InvalidRequest(ServiceError):
@@ -78,21 +78,8 @@ class OAuthError(msgspec.Struct, frozen=True):
 
 def oauth_refusals(*errors: type[ServiceError]) -> dict[int, ResponseSpec]:
     """The `responses` of an OAuth route: these refusals, and those of every such route."""
-    everywhere: tuple[type[ServiceError], ...] = (
-        InvalidRequest,
-        InvalidClient,
-        BodyTooLarge,
-        TooManyRequests,
-        Unavailable,
-    )
-    by_status: dict[int, list[type[ServiceError]]] = {}
-    for error in dict.fromkeys((*errors, *everywhere)):
-        by_status.setdefault(error.status, []).append(error)
+    told = described(*errors, InvalidRequest, InvalidClient, BodyTooLarge, TooManyRequests, Unavailable)
     return {
-        status: ResponseSpec(
-            OAuthError,
-            description=" · ".join(f"`{kind.code}`: {kind.detail}" for kind in kinds),
-            generate_examples=False,
-        )
-        for status, kinds in by_status.items()
+        status: ResponseSpec(OAuthError, description=description, generate_examples=False)
+        for status, description in told.items()
     }

@@ -5,7 +5,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from litestar import Request
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Reference, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+)
 
 from service.oauth.errors import InvalidRequest
 
@@ -15,8 +23,9 @@ CREDENTIALS = ("client_id", "client_secret", "client_assertion_type", "client_as
 """How a client proves itself in the body, where it does not use the Authorization header."""
 
 
-def form_operation(required: tuple[str, ...], *optional: str) -> type[Operation]:
-    """Describes the form that a handler reads by itself (Litestar would coerce and cache it)."""
+def form_operation(required: tuple[str, ...], *optional: str, also_answers: str = "") -> type[Operation]:
+    """Describes the form that a handler reads by itself (Litestar would coerce and cache it), and another media type
+    of its answer."""
     text = Schema(type=OpenAPIType.STRING)
     properties: dict[str, Schema | Reference] = dict.fromkeys((*required, *optional, *CREDENTIALS), text)
     form = Schema(type=OpenAPIType.OBJECT, required=list(required), properties=properties)
@@ -25,6 +34,9 @@ def form_operation(required: tuple[str, ...], *optional: str) -> type[Operation]
     class FormOperation(Operation):
         def __post_init__(self) -> None:
             self.request_body = RequestBody(content={MEDIA_TYPE: OpenAPIMediaType(schema=form)}, required=True)
+            good = (self.responses or {}).get("200")
+            if also_answers and isinstance(good, OpenAPIResponse):
+                good.content = {**(good.content or {}), also_answers: OpenAPIMediaType(schema=text)}
 
     return FormOperation
 

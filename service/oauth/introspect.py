@@ -115,7 +115,7 @@ class IntrospectionController(Controller):
         "/introspect",
         status_code=200,
         operation_id="introspect",
-        operation_class=form_operation(("token",), "token_type_hint"),
+        operation_class=form_operation(("token",), "token_type_hint", also_answers=JWT_MEDIA_TYPE),
         opt={PUBLIC: True},
         security=[{"client": []}],
         responses={

@@ -4,7 +4,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from litestar import Controller, MediaType, Request, Response, Router, get
+from litestar import Controller, Litestar, MediaType, Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.routes import BaseRoute
@@ -68,8 +68,17 @@ class DocsController(Controller):
         """The OpenAPI 3.1 document."""
         encoded: bytes | None = request.app.state.get("openapi")
         if encoded is None:
-            encoded = request.app.state["openapi"] = msgspec.json.encode(request.app.openapi_schema.to_schema())
+            encoded = request.app.state["openapi"] = msgspec.json.encode(_described(request.app))
         return Response(encoded, media_type="application/json")
+
+
+def _described(app: Litestar) -> dict[str, Any]:
+    """Litestar describes a body of JSON null where there is none (RFC 9110 section 15.3.5)."""
+    document = app.openapi_schema.to_schema()
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation.get("responses", {}).get("204", {}).pop("content", None)
+    return document
 
 
 class DocsRouter(Router):

@@ -107,13 +107,14 @@ class Sessions:
             raise SessionExpired("not a refresh token of a session we know")
         registered = await self._registered(client)
         choose = aiming if aiming and held.client == client else self.everything  # what is not theirs tells nothing
-        token = held.token
+        token, allowed, refusal = held.token, in_force(held.granted, registered.scopes, held.roles), None
         try:
-            aim = choose(in_force(held.granted, registered.scopes, held.roles))
-        except ServiceError:  # a token that is dead is refused for that, whatever else is wrong
-            if await self._peek(token) is None:
-                raise SessionExpired("ended, over or superseded") from None
-            raise
+            aim = choose(allowed)
+        except ServiceError as refused:
+            if await self._peek(token) is not None:
+                raise
+            # A token that is not good any more is refused for that, and a replay is one whatever else is wrong.
+            aim, refusal = self.everything(allowed), refused
         answer = await self.store.run(
             "rotate",
             _key(token.account),
@@ -129,6 +130,8 @@ class Sessions:
         if outcome in REFUSED:
             await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004
         self._record("session.refresh", outcome, token, client)
+        if refusal is not None:
+            raise refusal
         return self._successor(held, registered, aim, answer)
 
     async def is_live(self, claims: PersonClaims) -> tuple[str, ...] | None:

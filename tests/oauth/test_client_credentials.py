@@ -245,6 +245,7 @@ async def test_an_older_look_at_the_registry_never_takes_the_place_of_a_newer_on
     newer = asyncio.create_task(clients.reload())
     await asyncio.wait({newer}, timeout=0.3)  # which may well have to wait for the older one
     slow.may_go_on.set()
-    await asyncio.gather(older, newer)
+    async with asyncio.timeout(20):
+        await asyncio.gather(older, newer)
     assert clients.enabled("web") is not None
     assert clients.enabled(client.client_id) is None

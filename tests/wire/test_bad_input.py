@@ -248,7 +248,7 @@ async def test_no_body_at_all_is_refused(caller: Caller, path: str, content_type
 
 
 @pytest.mark.standard("PF-19")
-@pytest.mark.parametrize("document", [b"null", b"true", b"7", b'"text"', b"[]", b"[{}]", b"1e400"])
+@pytest.mark.parametrize("document", [b"null", b"true", b"7", b'"text"', b"[]", b"[{}]"])
 async def test_a_document_that_is_no_object_is_refused(caller: Caller, document: bytes) -> None:
     for path in FRONT_END:
         assert_problem(await caller.send(path, document), 400, "invalid_input")

@@ -171,6 +171,7 @@ async def test_whatever_a_client_sends_to_the_oauth_endpoints_is_answered_as_des
         if operation.path == "/introspect":
             await asyncio.to_thread(findings.cover, operation, {"Authorization": basic, "Accept": JWT_MEDIA_TYPE})
 
+    assert all(200 in statuses for statuses in findings.answered.values()), findings.answered
     findings.assert_none()
 
 
