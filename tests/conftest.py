@@ -132,6 +132,7 @@ def environ(servers: Servers) -> dict[str, str]:
         "VESTIBULE_HASH_QUEUE": "400",
         "VESTIBULE_ALLOWED_ORIGINS": "https://app.test",
         "VESTIBULE_AVATAR_STORE": "memory:///",
+        "VESTIBULE_KEY_ROTATION": "0",  # time travel must not turn keys for everybody else
         # A busy machine must not look like an outage.
         "VESTIBULE_REDIS_TIMEOUT": "10",
         "VESTIBULE_REDIS_POOL_WAIT": "10",

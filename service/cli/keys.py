@@ -8,6 +8,7 @@ import click
 from service.cli.running import with_services
 from service.crypto.keyring import SigningKey
 from service.crypto.roots import KEY_BYTES, MAX_KEY_ID
+from service.operations.rewrapping import Rewrapped
 from service.wiring import Services
 
 
@@ -34,11 +35,11 @@ def rotate() -> None:
     click.echo(f"{successor.kid}  is published as the next one")
 
 
-@keys.command()
+@keys.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("kid")
 @click.confirmation_option(prompt="Every token that this key signed ends now. Go on?")
 def revoke(kid: str) -> None:
-    """End all trust in the signing key KID at once: for a key that got out.
+    """End all trust in the signing key KID at once: for a key that got out. (One KID in 64 begins with a hyphen.)
 
     Running services hear of it at once, or within VESTIBULE_KEY_REFRESH when they miss the word. Who verifies tokens
     alone believes the key for as long as the JWKS is cached (VESTIBULE_JWKS_MAX_AGE).
@@ -54,10 +55,10 @@ def rewrap() -> None:
 
     Works beside running services, as often as you like. How to change VESTIBULE_KEYS is in deploy/README.md.
     """
-    report = with_services(lambda services: services.rewrapping.run())
+    report = with_services(_rewrap)
     click.echo(f"sealed anew: {report.keys} signing keys, {report.mails} mails")
     for key_id, needs in sorted(report.needed.items()):
-        click.echo(f"key {key_id} is still needed by {', '.join(f'{count} {what}' for what, count in needs.items())}")
+        click.echo(f"key {key_id} is still needed: {', '.join(f'{what} {count}' for what, count in needs.items())}")
     if not report.needed:
         click.echo("older keys are needed by refresh tokens alone, until the sessions that do not refresh have ended")
 
@@ -72,8 +73,14 @@ def generate(number: int) -> None:
 
 async def _rotate(services: Services) -> tuple[SigningKey, SigningKey]:
     scheduled, successor = await services.signing_keys.rotate()
-    services.audit.record("keys.rotate", kid=scheduled.kid)
+    services.audit.record("keys.rotate", by="command line", kid=scheduled.kid)
     return scheduled, successor
+
+
+async def _rewrap(services: Services) -> Rewrapped:
+    report = await services.rewrapping.run()
+    services.audit.record("keys.rewrap", by="command line", keys=report.keys, mails=report.mails)
+    return report
 
 
 async def _revoke(services: Services, kid: str) -> SigningKey:

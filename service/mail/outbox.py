@@ -6,6 +6,7 @@ or a link. Mails to one person leave one after the other, in the order in which 
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -30,7 +31,7 @@ from sqlalchemy.orm import Mapped, aliased, mapped_column
 
 from service.clock import Clock
 from service.crypto.roots import RootKeys
-from service.crypto.sealing import seal, unseal
+from service.crypto.sealing import UnsealError, seal, unseal
 from service.store.postgres import Database, Table, Transaction
 
 LANE_PURPOSE = "mail lane"
@@ -178,17 +179,20 @@ class Outbox:
         return (await transaction.scalars(select(OutboxRow).where(OutboxRow.lane == self._lane(address)))).all()
 
     async def rewrap(self) -> int:
-        """Seals with the current root key what an older one sealed; how many mails those were."""
-        is_stale, done = func.get_byte(OutboxRow.sealed, 1) != self.roots.current, 0
+        """Seals with the current root key what an older one sealed; how many mails those were. What nobody can read any
+        more is left as it is."""
+        is_stale, last, done = func.get_byte(OutboxRow.sealed, 1) != self.roots.current, 0, 0
         while True:
-            stale = select(OutboxRow).where(is_stale).order_by(OutboxRow.id).limit(REWRAPPED).with_for_update()
+            stale = select(OutboxRow).where(is_stale, OutboxRow.id > last).order_by(OutboxRow.id).limit(REWRAPPED)
             async with self.database.begin() as transaction:
-                rows = (await transaction.scalars(stale)).all()
+                rows = (await transaction.scalars(stale.with_for_update())).all()
                 for row in rows:
-                    row.sealed = seal(self.roots, unseal(self.roots, row.sealed, _bound_to(row)), _bound_to(row))
-            done += len(rows)
+                    with suppress(UnsealError):
+                        row.sealed = seal(self.roots, unseal(self.roots, row.sealed, _bound_to(row)), _bound_to(row))
+                        done += 1
             if len(rows) < REWRAPPED:
                 return done
+            last = rows[-1].id
 
     async def drop(self, transaction: Transaction, account: UUID, address: str) -> None:
         """Throws away what waits for a person who is gone, and what is about their account for others."""

@@ -165,6 +165,7 @@ def _cacheable(request: Request[Any, Any, Any], body: bytes, media_type: str, se
         "Cache-Control": f"public, max-age={int(settings.jwks_max_age.total_seconds())}",
         "Access-Control-Allow-Origin": "*",
     }
-    if etag in request.headers.get("if-none-match", ""):
+    known = request.headers.get("if-none-match", "")
+    if etag in known or known.strip() == "*":
         return Response(b"", status_code=304, headers=headers)
     return Response(body, media_type=media_type, headers=headers)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.accounts.models import Account
@@ -24,8 +24,8 @@ class Rewrapped:
 
 @dataclass(frozen=True, slots=True)
 class Rewrapping:
-    """Digests cannot be made anew without the secret: passwords are at their next sign-in, client secrets when they are
-    replaced."""
+    """A digest is made anew when its secret is used: a password at the next sign-in, a client's secret at its next
+    call."""
 
     database: Database
     roots: RootKeys
@@ -36,14 +36,20 @@ class Rewrapping:
         """Seals anew and counts. Raises `Unavailable`, `UnsealError`."""
         keys, mails = await self.signing_keys.rewrap(), await self.outbox.rewrap()
         needed: dict[int, dict[str, int]] = {}
-        for what, column in (("passwords", Account.password_hash), ("client secrets", ClientSecret.digest)):
-            for key_id, count in (await self._by_key(column)).items():
+        lives = or_(ClientSecret.expires_at.is_(None), ClientSecret.expires_at > self.signing_keys.clock())
+        for what, column, counts in (
+            ("passwords", Account.password_hash, Account.password_hash.is_not(None)),
+            ("client secrets", ClientSecret.digest, lives),
+        ):
+            for key_id, count in (await self._by_key(column, counts)).items():
                 if key_id != self.roots.current:
                     needed.setdefault(key_id, {})[what] = count
         return Rewrapped(keys, mails, needed)
 
-    async def _by_key(self, column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None]) -> dict[int, int]:
+    async def _by_key(
+        self, column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None], counts: ColumnElement[bool]
+    ) -> dict[int, int]:
         key_id: ColumnElement[str] = func.split_part(column, ":", 1)
-        statement = select(key_id, func.count()).where(column.is_not(None)).group_by(key_id)
+        statement = select(key_id, func.count()).where(counts).group_by(key_id)
         async with self.database.begin() as transaction:
             return {int(found): count for found, count in await transaction.execute(statement)}

@@ -88,10 +88,10 @@ class SigningKeys:
         max-age has seen the key (OIDC Core section 10.1.1). A turn that is already scheduled is answered as it is.
         """
         await self.ensure()
-        now = self.clock()
-        await self._schedule(now, lambda keyring, now: True)
-        scheduled, successor = [key for key in self.keyring.keys if self.keyring.state(key, now) == "next"][:2]
-        return scheduled, successor
+        scheduled = await self._schedule(self.clock(), lambda keyring, now: True)
+        if scheduled is None:
+            raise Unavailable("no key could be scheduled")
+        return scheduled
 
     async def rotate_if_due(self) -> bool:
         """The same by itself, once the key that signs has done so for `key_rotation`; whether a turn was scheduled.
@@ -99,7 +99,7 @@ class SigningKeys:
         Cheap while nothing is due; many workers may ask at once.
         """
         now = self.clock()
-        return self._is_due(self.keyring, now) and await self._schedule(now, self._is_due)
+        return self._is_due(self.keyring, now) and await self._schedule(now, self._is_due) is not None
 
     async def revoke(self, kid: str) -> SigningKey:
         """Ends all trust in a key at once; where it was the one that signs, the next takes over in the same moment.
@@ -132,29 +132,36 @@ class SigningKeys:
         """Seals with the current root key what an older one sealed; how many keys those were."""
         async with self.database.begin() as transaction:
             await _lock(transaction)
-            stale = [row for row in await _all(transaction) if sealed_with(row.private_sealed) != self.roots.current]
+            rows = await _all(transaction)
+            believed = [row for row in rows if not self._is_gone(row, rows)]
+            stale = [row for row in believed if sealed_with(row.private_sealed) != self.roots.current]
             for row in stale:
                 plain = unseal(self.roots, row.private_sealed, _bound_to(row.kid))
                 row.private_sealed = seal(self.roots, plain, _bound_to(row.kid))
         return len(stale)
 
-    async def _schedule(self, now: datetime, is_wanted: Callable[[Keyring, datetime], bool]) -> bool:
+    async def _schedule(
+        self, now: datetime, is_wanted: Callable[[Keyring, datetime], bool]
+    ) -> tuple[SigningKey, SigningKey] | None:
         async with self.database.begin() as transaction:
             await _lock(transaction)
             rows = {row.kid: row for row in await _all(transaction)}
             keyring = self._assembled(list(rows.values()))
             if not is_wanted(keyring, now):
-                return False
+                return None
             for row in list(rows.values()):
                 if self._is_gone(row, list(rows.values())):
                     await transaction.delete(row)
             coming = [key for key in keyring.keys if keyring.state(key, now) == "next"]
             if coming and coming[0].activates_at is None:
                 rows[coming[0].kid].activates_at = self._earliest_use(coming[0], now)
-            if len(coming) < 2:  # noqa: PLR2004  the one that takes over, and the one published behind it
-                transaction.add(self._new_row(now, activates_at=None))
+            turning = [rows[key.kid] for key in coming[:2]]
+            if len(turning) < 2:  # noqa: PLR2004  the one that takes over, and the one published behind it
+                turning.append(self._new_row(now, activates_at=None))
+                transaction.add(turning[-1])
+            scheduled, successor = (self._read(row) for row in turning)
         await self._changed()
-        return True
+        return scheduled, successor
 
     def _is_due(self, keyring: Keyring, now: datetime) -> bool:
         signing = keyring.current(now)
