@@ -42,6 +42,7 @@ class AuditEvent(Table):
         Index(None, "event", "at"),
         Index(None, "at", postgresql_using="brin"),
         Index(None, "at", "id"),
+        Index(None, "client_id", "at"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -104,7 +105,7 @@ class Audit:
             event,
             outcome=outcome,
             account=str(account) if account else None,
-            client=client,
+            client=row["client_id"],
             session=session,
             **detail,
         )

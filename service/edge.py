@@ -8,7 +8,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -128,14 +127,23 @@ def _ensure_exact(document: object, field: FieldDefinition | None) -> None:
     """What is wrong altogether Litestar tells better, with every field of it."""
     if field is None:
         return
-    with suppress(msgspec.ValidationError):
-        msgspec.convert(document, field.annotation, strict=False)
-        try:
-            msgspec.convert(document, field.annotation, strict=True)
-        except msgspec.ValidationError as error:
+    try:
+        msgspec.convert(document, field.annotation, strict=True)
+    except ValueError as error:
+        if not _is_refused_anyway(document, field):
             named = MEMBER.search(str(error))
             wrong = FieldError(named[1] if named else "body", "invalid", str(error).partition(" - ")[0])
             raise InvalidInput(fields=[wrong]) from None
+
+
+def _is_refused_anyway(document: object, field: FieldDefinition) -> bool:
+    try:
+        msgspec.convert(document, field.annotation, strict=False)
+    except msgspec.ValidationError:
+        return True
+    except ValueError:  # a time beyond the calendar: Litestar would crash
+        return False
+    return False
 
 
 async def provide_device(request: Request[Any, Any, Any]) -> Device:

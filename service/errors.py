@@ -230,6 +230,12 @@ class LastAdmin(ServiceError):
     detail = "Nobody else could administer this service. Make another administrator first."
 
 
+class OperatorsShutOut(ServiceError):
+    status = 409
+    code = "operators_shut_out"
+    detail = "No enabled front end with the scopes account and admin would be left for operators to sign in through."
+
+
 class UnknownKey(ServiceError):
     status = 404
     code = "unknown_key"

@@ -232,7 +232,7 @@ def build(
     inspection = Inspection(access_tokens, sessions, clients, store)
 
     avatars = Avatars(database, limits, audit, settings, clock, store=open_store(settings))
-    profile = Profile(database, passwords, avatars, limits, notices, audit, settings)
+    profile = Profile(database, passwords, avatars, limits, notices, audit, settings, clock)
     own_password = OwnPassword(profile, passwords, guesses, audit)
     entrance = Entrance(database, sessions, journal, guesses, notices, audit)
     pending = PendingSignUps(store, roots, settings)
@@ -335,7 +335,7 @@ def build(
             settings,
         ),
         introspections=Introspections(inspection, sessions, access_tokens, clients, clock),
-        revocation=Revocation(access_tokens, sessions, clients, store, audit, clock),
+        revocation=Revocation(access_tokens, sessions, store, audit, clock),
         health=Health(database, store, transport, signing_keys, clock),
         mailbox=Mailbox(store, clock),
         housekeeping=Housekeeping(database, Reminders(database, notices, audit, clock), settings, clock),

@@ -71,9 +71,9 @@ class Administration:
             return await AccountRepository(session=transaction).by_name(looked_up)
 
     async def disable(self, account: UUID, *, by: str = "", why: str = "") -> Account:
-        """Shuts an account out and ends all its sessions; done when both stores have it.
+        """Shuts an account out and ends all its sessions, while its row is held (decision 0006): all or nothing.
 
-        Raises `NotFound`, `LastAdmin`, and `Unavailable` when one store has not: call again, it is idempotent.
+        Raises `NotFound`, `LastAdmin`, `Unavailable`.
         """
         async with self.database.begin() as transaction:
             await ensure_other_admin(transaction, account)
@@ -81,7 +81,7 @@ class Administration:
             was_disabled = row.disabled_at is not None
             row.disabled_at = row.disabled_at or self.clock()
             await self.journal.all_ended(transaction, account, "disabled")
-        await self.sessions.close_all(account)
+            await self.sessions.close_all(account)
         self.audit.record("account.disable", "already" if was_disabled else "ok", account=account, by=by, why=why)
         return row
 
@@ -108,10 +108,10 @@ class Administration:
             before, row.roles = row.roles, sorted(set(roles))
             await transaction.flush()
             await self.sessions.appoint(account, [role for role in row.roles if role in before])
+        self.audit.record("account.set_roles", account=account, by=by, why=why, before=before, after=row.roles)
         async with self.database.begin() as transaction:
             row = await _held(transaction, account)
             await self.sessions.appoint(account, row.roles)
-        self.audit.record("account.set_roles", account=account, by=by, why=why, before=before, after=row.roles)
         return row
 
     async def require_password_change(self, account: UUID, *, by: str = "", why: str = "") -> Account:
@@ -121,7 +121,7 @@ class Administration:
             row = await _held(transaction, account)
             row.password_change_required = True
             await self.journal.all_ended(transaction, account, "administrator")
-        await self.sessions.close_all(account)
+            await self.sessions.close_all(account)
         self.audit.record("account.require_password_change", account=account, by=by, why=why)
         return row
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -52,7 +52,8 @@ class MassSignOut:
 
         Raises `Unavailable` between two batches; what was ended stays ended, and running it again does the rest.
         """
-        begun = self.clock()
+        # Sessions are dated by the clock of Redis, which may be ahead of ours.
+        begun = max(self.clock(), datetime.fromtimestamp(await self.sessions.store.time(), UTC))
         is_wanted = _condition(wanted, begun)
         async with self.database.begin() as transaction:
             total = await transaction.scalar(select(func.count()).select_from(SessionRow).where(is_wanted)) or 0
@@ -103,9 +104,9 @@ class MassSignOut:
         return sum(lived)
 
 
-def _condition(wanted: WhoseSessions, now: datetime) -> ColumnElement[bool]:
-    condition = SessionRow.ended_at.is_(None) & (SessionRow.expires_at > now)
-    condition &= SessionRow.opened_at <= min(wanted.opened_before or now, now)
+def _condition(wanted: WhoseSessions, begun: datetime) -> ColumnElement[bool]:
+    condition = SessionRow.ended_at.is_(None) & (SessionRow.expires_at > begun)
+    condition &= SessionRow.opened_at <= min(wanted.opened_before or begun, begun)
     if wanted.client is not None:
         condition &= SessionRow.client_id == wanted.client
     if wanted.role is not None:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Index
+from sqlalchemy import Index, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -28,6 +28,13 @@ class Account(Table):
         Index("accounts_nickname_prefix_index", "nickname_key", postgresql_ops={"nickname_key": "text_pattern_ops"}),
         Index(None, "created_at", "id"),
         Index("accounts_roles_index", "roles", postgresql_using="gin"),
+        Index("accounts_disabled_index", "created_at", "id", postgresql_where=text("disabled_at IS NOT NULL")),
+        Index(
+            "accounts_password_change_required_index",
+            "created_at",
+            "id",
+            postgresql_where=text("password_change_required"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -22,7 +22,10 @@ class OwnPassword:
     audit: Audit
 
     async def prove(self, principal: Principal, password: str, field: str = "password") -> Account:
-        """The account, once its password was given. Raises `InvalidCredentials`, `TooManyRequests`."""
+        """The account, once its password was given.
+
+        Raises `InvalidCredentials`, `TooManyRequests`, and as at sign-in `AccountDisabled`, `PasswordChangeRequired`.
+        """
         ensure_hashable(password, field)
         account = await self.profile.read(principal.account)
         attempt = await self.guesses.attempt_within(account, principal.claims.sid)
@@ -31,4 +34,5 @@ class OwnPassword:
             self.audit.record("account.prove", "locked" if attempt.is_refused else "refused", account=account.id)
             raise InvalidCredentials("wrong password")
         await self.guesses.forgive_within(account, principal.claims.sid)
+        account.ensure_may_enter()
         return account

@@ -13,6 +13,7 @@ from service.accounts.names import nickname_key
 from service.accounts.notices import Notices
 from service.accounts.repository import AccountRepository, conflicts_named
 from service.audit import Audit
+from service.clock import Clock
 from service.crypto.passwords import Passwords
 from service.device import Device
 from service.errors import FieldError, InvalidInput, InvalidToken, NotFound, NotYours
@@ -44,6 +45,7 @@ class Profile:
     notices: Notices
     audit: Audit
     settings: Settings
+    clock: Clock
 
     async def read(self, account: UUID) -> Account:
         """One's own account. Raises `InvalidToken` when it is gone: nobody is left whom the token could speak for."""
@@ -62,11 +64,14 @@ class Profile:
     async def change(self, account: UUID, changes: Changes, device: Device, *, by: Principal) -> Account:
         """Changes what is given, for the person or an administrator; another nickname is told by mail.
 
-        Raises `NotYours`, `NotFound`, `InvalidInput`, `NicknameTaken`, `TooManyRequests`.
+        Raises `NotYours`, `NotFound`, `InvalidInput`, `NicknameTaken`, `TooManyRequests`; for an administrator
+        `StaleAuthentication`.
         """
         is_mine = by.account == account
         if not is_mine and not by.is_admin:
             raise NotYours("somebody else's account")
+        if not is_mine:
+            by.ensure_fresh(self.settings, self.clock)
         values = _checked(changes)
         await self.limits.take("change", self.settings.limit_change_account, str(by.account))
         seen = await (self.read(account) if is_mine else self.see(account))

@@ -16,6 +16,7 @@ from service.errors import (
     NicknameTaken,
     NotFound,
     NotYours,
+    StaleAuthentication,
 )
 from service.problems import NO_STORE, refusals
 from service.tokens.principal import BEARER, PUBLIC, Principal
@@ -57,7 +58,7 @@ class UsersController(Controller):
         "/{account_id:uuid}",
         operation_id="changeUser",
         summary="Change a profile",
-        responses=refusals(*BEARER, NotYours, NotFound, NicknameTaken),
+        responses=refusals(*BEARER, StaleAuthentication, NotYours, NotFound, NicknameTaken),
     )
     async def change(
         self,
@@ -67,6 +68,6 @@ class UsersController(Controller):
         profile: NamedDependency[Profile],
         device: NamedDependency[Device],
     ) -> Response[PublicProfile]:
-        """Changes one's own profile, or as an administrator anybody's."""
+        """Changes one's own profile, or as an administrator who signed in just now anybody's."""
         changed = await profile.change(account_id, data, device, by=principal)
         return Response(PublicProfile.of(changed), headers=NO_STORE)

@@ -20,6 +20,7 @@ from service.admin.wire import (
     Listed,
     Moment,
     Text,
+    begun,
     listed,
     moment,
     reading,
@@ -115,8 +116,9 @@ class AuditController(Controller):
             since=moment("since", since),
             until=moment("until", until),
         )
+        lines = await begun(_lines(audit_trail, wanted))
         audit.record("audit.export", account=operator.account, by=operator.name)
-        return Stream(_lines(audit_trail, wanted), media_type=NDJSON, headers=NO_STORE)
+        return Stream(lines, media_type=NDJSON, headers=NO_STORE)
 
 
 async def _lines(audit_trail: AuditTrail, wanted: WantedEvents) -> AsyncIterator[bytes]:

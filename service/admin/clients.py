@@ -16,6 +16,7 @@ from service.errors import (
     ApiTaken,
     ClientIdTaken,
     NotFound,
+    OperatorsShutOut,
     TooManyClients,
     TooManySecrets,
 )
@@ -170,7 +171,12 @@ class ClientsController(Controller):
         """How a client is registered."""
         return Response(ClientShown.of(await client_administration.read(client_id)), headers=NO_STORE)
 
-    @patch("/{client_id:str}", operation_id="changeClient", summary="Change a client", responses=writing(NotFound))
+    @patch(
+        "/{client_id:str}",
+        operation_id="changeClient",
+        summary="Change a client",
+        responses=writing(NotFound, OperatorsShutOut),
+    )
     async def change(
         self,
         client_id: FromPath[str],
@@ -187,7 +193,7 @@ class ClientsController(Controller):
         status_code=200,
         operation_id="disableClient",
         summary="Shut a client out",
-        responses=writing(NotFound),
+        responses=writing(NotFound, OperatorsShutOut),
     )
     async def disable(
         self,

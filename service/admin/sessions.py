@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, post
@@ -11,17 +12,19 @@ from litestar.params import JSONBody
 from litestar.response import Stream
 
 from service.accounts.mass_sign_out import MassSignOut, Progress, WhoseSessions
-from service.admin.wire import FOR_OPERATORS, NDJSON, Reason, ensure_offset, writing
+from service.admin.wire import FOR_OPERATORS, NDJSON, Reason, begun, ensure_offset, writing
 from service.errors import FieldError, InvalidInput, Unavailable
 from service.problems import NO_STORE
 from service.tokens.principal import Operator
+
+Name = Annotated[str, msgspec.Meta(max_length=63, pattern=r"^[a-z0-9:_-]*$")]
 
 
 class Unwanted(Reason, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which sessions end: all that fit what is given, or with `everybody` every one."""
 
-    role: str | None = None
-    client_id: str | None = None
+    role: Name | None = None
+    client_id: Name | None = None
     opened_before: datetime | None = None
     everybody: bool = False
 
@@ -66,7 +69,7 @@ class SessionsOfManyController(Controller):
         ensure_offset("opened_before", data.opened_before)
         wanted = WhoseSessions(role=data.role, client=data.client_id, opened_before=data.opened_before)
         steps = mass_sign_out.run(wanted, by=operator.name, why=data.reason)
-        return Stream(_lines(steps), status_code=200, media_type=NDJSON, headers=NO_STORE)
+        return Stream(_lines(await begun(steps)), status_code=200, media_type=NDJSON, headers=NO_STORE)
 
 
 async def _lines(steps: AsyncIterator[Progress]) -> AsyncIterator[bytes]:

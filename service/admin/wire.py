@@ -1,6 +1,7 @@
 """What every request and answer of `/admin` has in common."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -51,7 +52,7 @@ def moment(name: str, text: str | None) -> datetime | None:
     """The time that a parameter names. Raises `InvalidInput` for anything but RFC 3339 with an offset."""
     try:
         read = None if text is None else msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
+    except ValueError:  # a ValidationError, or a year beyond the calendar
         raise _no_time(name) from None
     return ensure_offset(name, read)
 
@@ -67,6 +68,24 @@ def _no_time(name: str) -> InvalidInput:
     return InvalidInput(
         fields=[FieldError(name, "time_invalid", "A time with its offset, such as 2026-11-20T12:00:00Z.")]
     )
+
+
+async def begun(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    """The same items, of which the first is there already: a store that is away is a 503 then, and no torn answer."""
+    first = [item async for item in _first(items)]
+
+    async def all_of_them() -> AsyncIterator[Item]:
+        for item in first:
+            yield item
+        async for item in items:
+            yield item
+
+    return all_of_them()
+
+
+async def _first(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    with suppress(StopAsyncIteration):
+        yield await anext(items)
 
 
 def reading(*errors: type[ServiceError]) -> dict[int, Any]:

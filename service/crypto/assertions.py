@@ -14,7 +14,7 @@ from service.crypto.opaque import from_base64url
 ALGORITHMS = {"EC": "ES256", "RSA": "PS256"}
 """The one algorithm of each type of key: it is never the token's to choose (RFC 8725 section 3.1)."""
 TYPES = {"", "jwt", "client-authentication+jwt"}
-LEAST_RSA_BITS = 3072
+LEAST_RSA_BITS, MOST_RSA_BITS = 3072, 8192
 MOST_KEYS = 10
 LONGEST = 4096
 SEPARATORS = 2
@@ -103,8 +103,8 @@ def _read_key(jwk: object) -> ClientKey:
         raise ValueError("a key cannot be read") from None
     if isinstance(public, ec.EllipticCurvePublicKey) and not isinstance(public.curve, ec.SECP256R1):
         raise ValueError("an EC key must be on P-256")
-    if isinstance(public, rsa.RSAPublicKey) and public.key_size < LEAST_RSA_BITS:
-        raise ValueError(f"an RSA key must have at least {LEAST_RSA_BITS} bits")
+    if isinstance(public, rsa.RSAPublicKey) and not LEAST_RSA_BITS <= public.key_size <= MOST_RSA_BITS:
+        raise ValueError(f"an RSA key must have {LEAST_RSA_BITS} to {MOST_RSA_BITS} bits")
     kid = jwk.get("kid")
     if not isinstance(kid, str | None):
         raise ValueError("a kid is a text")

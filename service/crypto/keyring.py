@@ -40,17 +40,23 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All keys that are not gone, oldest first; `linger` is how long a retired key is still believed."""
+    """All keys that are not gone, oldest first; `linger` is how long a retired key is still believed.
+
+    `unreadable` are the ids of keys that are there, but sealed under a root key that is not: nothing can be known about
+    their tokens.
+    """
 
     keys: tuple[SigningKey, ...]
     linger: timedelta
+    unreadable: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, keys: Sequence[SigningKey], linger: timedelta) -> "Keyring":
+    def of(cls, keys: Sequence[SigningKey], linger: timedelta, unreadable: frozenset[str] = frozenset()) -> "Keyring":
         """Orders the keys by the moment they begin to sign; the unscheduled ones come last."""
         return cls(
             tuple(sorted(keys, key=lambda k: (k.activates_at is None, k.activates_at or k.created_at))),
             linger,
+            unreadable,
         )
 
     def current(self, now: datetime) -> SigningKey | None:

@@ -49,6 +49,7 @@ class ClientAuthentication:
         in the query, `TooManyRequests` for guessing: only failures count, so a right secret always passes.
         """
         if NEVER_IN_THE_QUERY & request.query_params.keys():
+            await self.limits.take("client-network", self.settings.limit_client_network, device.network)
             self.audit.record("client.authenticate", "secret_in_query")
             raise InvalidRequest("a secret in the query")
         try:

@@ -131,6 +131,8 @@ class Health:
     async def _signing_keys(self) -> None:
         if not self.has_signing_key:
             raise Unwell("no signing key is active: run `vestibule migrate`")
+        if self.signing_keys.keyring.unreadable:
+            raise Unwell("a signing key cannot be unsealed: its root key is not in VESTIBULE_KEYS")
 
     async def _clock_skew(self) -> None:
         ours, theirs = self.clock().timestamp(), await self.store.time()

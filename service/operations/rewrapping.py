@@ -52,4 +52,4 @@ class Rewrapping:
         key_id: ColumnElement[str] = func.split_part(column, ":", 1)
         statement = select(key_id, func.count()).where(counts).group_by(key_id)
         async with self.database.begin() as transaction:
-            return {int(found): count for found, count in await transaction.execute(statement)}
+            return {int(found): count for found, count in await transaction.execute(statement) if found.isdecimal()}

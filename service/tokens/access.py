@@ -95,6 +95,12 @@ class AccessTokens:
             raise Unavailable("no signing key is loaded")
         return self.signer.verify(token, self.keys.keyring, self.clock(), audiences)
 
+    def ours(self, token: str, late: int) -> PersonClaims | ServiceClaims | None:
+        """The claims of any access token of ours, until so many seconds after its end. Raises `Unavailable`."""
+        if not self.keys.keyring.keys:
+            raise Unavailable("no signing key is loaded")
+        return self.signer.verify_ours(token, self.keys.keyring, self.clock(), late)
+
     def sign_document(self, document: bytes, kind: str) -> str:
         """Another document of ours as a JWT of this `typ`. Raises `Unavailable`."""
         token = self.signer.sign_document(document, kind, self.keys.keyring, self.clock())

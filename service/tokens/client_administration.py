@@ -22,6 +22,7 @@ from service.errors import (
     FieldError,
     InvalidInput,
     NotFound,
+    OperatorsShutOut,
     TooManyClients,
     TooManySecrets,
 )
@@ -102,11 +103,11 @@ class ClientAdministration:
             raise InvalidInput(fields=[FieldError("client_id", "client_id_invalid", detail)])
         merged = {**_defaults(client_id, confidential=confidential), **_given(values)}
         row = Client(id=client_id, created_at=self.clock(), disabled_at=None, **merged)
-        row.secret_digest = MATCHES_NO_SECRET if row.is_confidential else None
         row.secrets, secret = [], None
         if set(SECRET_METHODS) & set(row.auth_methods):
             secret, held = self._new_secret(client_id, None)
             row.secrets.append(held)
+        _show_to_the_release_before(row)
         try:
             async with self.database.begin() as transaction:
                 await self._ensure_fine(transaction, merged, confidential=confidential)
@@ -138,6 +139,10 @@ class ClientAdministration:
             await self._ensure_fine(transaction, {**current, **given}, confidential=row.is_confidential)
             for name, value in given.items():
                 setattr(row, name, value)
+            if not set(SECRET_METHODS) & set(row.auth_methods):
+                row.secrets = []  # or they would come back with the method, long forgotten
+                _show_to_the_release_before(row)
+            await self._ensure_way_in(transaction)
         self._record("client.change", client_id, by, why, before=_told(before), after=_told(given))
         await self.clients.changed()
         return row
@@ -149,6 +154,7 @@ class ClientAdministration:
             outcome = "already" if disabled == (row.disabled_at is not None) else "ok"
             if outcome == "ok":
                 row.disabled_at = self.clock() if disabled else None
+            await self._ensure_way_in(transaction)
         if disabled:
             self.audit.record("client.disable", outcome, client=client_id, by=by, why=why)
         else:
@@ -169,9 +175,9 @@ class ClientAdministration:
             live = [held for held in row.secrets if held.is_live(now)]
             if len(live) >= MOST_SECRETS:
                 raise TooManySecrets
-            row.secrets = live
             secret, held = self._new_secret(client_id, now + life if life else None)
-            row.secrets.append(held)
+            row.secrets = [*live, held]
+            _show_to_the_release_before(row)
         until = secret.expires_at.isoformat() if secret.expires_at else None
         self._record("client.add_secret", client_id, by, why, secret=str(secret.id), expires_at=until)
         await self.clients.changed()
@@ -185,6 +191,7 @@ class ClientAdministration:
             if not ended:
                 raise NotFound("no such secret")
             row.secrets.remove(ended[0])
+            _show_to_the_release_before(row)
         self._record("client.end_secret", client_id, by, why, secret=str(which))
         await self.clients.changed()
 
@@ -194,6 +201,7 @@ class ClientAdministration:
             row = await self._held(transaction, client_id)
             secret, held = self._new_secret(client_id, None)
             row.secrets = [held]
+            _show_to_the_release_before(row)
         self._record("client.replace_secrets", client_id, "", "")
         await self.clients.changed()
         return secret.secret
@@ -201,7 +209,7 @@ class ClientAdministration:
     async def every(self) -> list[Client]:
         """Every client, by id."""
         async with self.database.begin() as transaction:
-            return await ClientRepository(session=transaction).get_many(order_by=[("id", False)])
+            return await ClientRepository(session=transaction).with_secrets()
 
     async def read(self, client_id: str) -> Client:
         """One client, disabled ones too. Raises `NotFound`."""
@@ -268,6 +276,13 @@ class ClientAdministration:
         }
         _refuse(problems_of_client(values, known, longest, confidential=confidential))
 
+    async def _ensure_way_in(self, transaction: Transaction) -> None:
+        """Raises `OperatorsShutOut` when no front end would be left through which operators can come in."""
+        await transaction.flush()
+        is_way_in = Client.scopes.contains([ADMIN, ACCOUNT]) & Client.auth_methods.contains([PUBLIC_METHOD])
+        if not await ClientRepository(session=transaction).exists(is_way_in & Client.disabled_at.is_(None)):
+            raise OperatorsShutOut
+
     def _new_secret(self, client_id: str, expires_at: datetime | None) -> tuple[NewSecret, ClientSecret]:
         secret, secret_id = opaque.mint(SECRET_PREFIX), new_id()
         held = ClientSecret(
@@ -282,6 +297,12 @@ class ClientAdministration:
 
     def _record(self, event: str, client_id: str, by: str, why: str, **detail: Any) -> None:
         self.audit.record(event, client=client_id, by=by, why=why, **detail)
+
+
+def _show_to_the_release_before(row: Client) -> None:
+    """Keeps the one digest that its instances read, during a rollout and after one that was taken back."""
+    newest = row.secrets[-1].digest if row.secrets else MATCHES_NO_SECRET
+    row.secret_digest = newest if row.is_confidential else None
 
 
 def _defaults(client_id: str, *, confidential: bool) -> dict[str, Any]:

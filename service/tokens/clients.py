@@ -10,9 +10,10 @@ from uuid import UUID
 
 import structlog
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
-from sqlalchemy import ForeignKey, Index, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, select, true, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TEXT
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, lazyload, mapped_column, relationship
+from sqlalchemy.orm.attributes import set_committed_value
 
 from service.clock import Clock
 from service.crypto.roots import RootKeys
@@ -47,7 +48,7 @@ class Client(Table):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     secret_digest: Mapped[str | None]
-    """Read by the release before this one alone: a mark that no secret matches, so that it takes nobody for public."""
+    """Read by the release before this one alone: the newest secret, or a mark that no secret matches."""
     may_introspect: Mapped[bool]
     auth_methods: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
     grants: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
@@ -69,6 +70,11 @@ class Client(Table):
     @property
     def is_confidential(self) -> bool:
         return PUBLIC_METHOD not in self.auth_methods
+
+    @property
+    def is_front_end(self) -> bool:
+        """Whether people sign in through it."""
+        return not self.is_confidential and ACCOUNT in self.scopes and "refresh_token" in self.grants
 
 
 class ClientSecret(Table):
@@ -108,6 +114,20 @@ class ClientRepository(SQLAlchemyAsyncRepository[Client]):
 
     model_type = Client
 
+    async def with_secrets(self, *which: ColumnElement[bool]) -> list[Client]:
+        """Clients by id, with their secrets: of a thousand in two queries and little work, since every worker reads all
+        of them again and again."""
+        statement = select(Client).options(lazyload(Client.secrets)).where(*which).order_by(Client.id)
+        clients = list(await self.session.scalars(statement))
+        held: dict[str, list[ClientSecret]] = {client.id: [] for client in clients}
+        wanted = ClientSecret.client_id.in_(held) if which else true()
+        for secret in await self.session.scalars(select(ClientSecret).where(wanted).order_by(ClientSecret.created_at)):
+            if secret.client_id in held:
+                held[secret.client_id].append(secret)
+        for client in clients:
+            set_committed_value(client, "secrets", held[client.id])
+        return clients
+
 
 class ApiRepository(SQLAlchemyAsyncRepository[Api]):
     """Queries on APIs."""
@@ -135,8 +155,9 @@ class Clients:
     _origins: frozenset[bytes] = frozenset()
     _begun: int = 0
     _kept: int = 0
-    _last_reload: float = float("-inf")
-    _coming_reload: asyncio.Task[None] | None = None
+    _asked: set[str] = field(default_factory=set)
+    _last_look: float = float("-inf")
+    _coming_look: asyncio.Task[None] | None = None
 
     async def reload(self) -> None:
         """Reads the registry anew; a reading that was overtaken by a later one is forgotten.
@@ -145,7 +166,7 @@ class Clients:
         """
         self._begun = mine = self._begun + 1
         async with self.database.begin() as transaction:
-            clients = await ClientRepository(session=transaction).get_many(order_by=[("id", False)])
+            clients = await ClientRepository(session=transaction).with_secrets()
             apis = (await transaction.scalars(select(Api))).all()
         if mine > self._kept:
             self._kept = mine
@@ -154,7 +175,7 @@ class Clients:
     def _keep(self, clients: Sequence[Client], apis: Sequence[Api]) -> None:
         self._known = {row.id: row for row in clients}
         self._apis = {row.identifier: frozenset(row.scopes) for row in apis}
-        enabled = [row for row in clients if row.disabled_at is None]
+        enabled = [row for row in self._known.values() if row.disabled_at is None]
         self._origins = frozenset(origin.encode() for row in enabled for origin in row.origins)
 
     async def changed(self) -> None:
@@ -184,7 +205,7 @@ class Clients:
     async def front_end(self, client_id: str) -> Client:
         """The enabled public client under whose name a person signs in. Raises `UnknownClient`."""
         client = self._known.get(client_id) or await self._after_reload(client_id)
-        if client is None or client.disabled_at is not None or client.is_confidential or ACCOUNT not in client.scopes:
+        if client is None or client.disabled_at is not None or not client.is_front_end:
             raise UnknownClient(f"no front end {client_id[:64]!r}")
         return client
 
@@ -235,15 +256,28 @@ class Clients:
             log.warning("a digest of an older root key was kept", reason=error.reason)
 
     async def _after_reload(self, client_id: str) -> Client | None:
-        """Looks again in a registry that was read after this call, at most five times a second for all callers."""
-        if self._coming_reload is None:
-            self._coming_reload = asyncio.create_task(self._reload_soon())
-        await asyncio.shield(self._coming_reload)
+        """Looks for a client that is not known as it was presented: read after this call, at most five times a second
+        for all callers, and only those that were asked for. Anybody can ask, so it must cost next to nothing."""
+        if not CLIENT_ID.fullmatch(client_id):
+            return None
+        self._asked.add(client_id)
+        if self._coming_look is None:
+            self._coming_look = asyncio.create_task(self._look_soon())
+        await asyncio.shield(self._coming_look)
         return self.enabled(client_id)
 
-    async def _reload_soon(self) -> None:
+    async def _look_soon(self) -> None:
         now = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, self._last_reload + FRESH_ENOUGH - now))
-        self._last_reload = asyncio.get_running_loop().time()
-        self._coming_reload = None  # whoever comes now needs a later one: this one has begun to read
-        await self.reload()
+        await asyncio.sleep(max(0.0, self._last_look + FRESH_ENOUGH - now))
+        self._last_look = asyncio.get_running_loop().time()
+        self._coming_look = None  # whoever comes now needs a later one: this one has begun to read
+        asked, self._asked = self._asked, set()
+        if not self._known:
+            await self.reload()
+            return
+        self._begun = mine = self._begun + 1
+        async with self.database.begin() as transaction:
+            found = await ClientRepository(session=transaction).with_secrets(Client.id.in_(asked))
+            apis = (await transaction.scalars(select(Api))).all()
+        if mine > self._kept:  # else a whole reading that began later is there already
+            self._keep([*self._known.values(), *found], apis)

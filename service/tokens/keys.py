@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -22,10 +23,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.clock import Clock
 from service.crypto.keyring import Keyring, SigningKey, thumbprint
 from service.crypto.roots import RootKeys
-from service.crypto.sealing import seal, sealed_with, unseal
+from service.crypto.sealing import UnsealError, seal, sealed_with, unseal
 from service.errors import Unavailable, UnknownKey
 from service.settings import Settings
 from service.store.postgres import Database, Table, Transaction
+
+log = structlog.get_logger("vestibule.keys")
 
 ROTATION_LOCK = 7_272_740_02
 REFRESHES_BEFORE_USE = 3
@@ -66,7 +69,7 @@ class SigningKeys:
         async with self.database.begin() as transaction:
             rows = await _all(transaction)
         if mine > self._kept:
-            self.keyring, self._kept = self._assembled(rows), mine
+            self.keyring, self._kept = self._readable(rows), mine
 
     async def ensure(self) -> None:
         """Makes the first two keys of a new installation: one signs at once, one is published for the next turn."""
@@ -185,10 +188,13 @@ class SigningKeys:
             transaction.add(self._new_row(now, activates_at=moment))
 
     async def _changed(self) -> None:
-        """Makes a change known here at once, and to the other workers as soon as they hear of it."""
-        await self.reload()
-        with suppress(Unavailable):  # they look by themselves as well
-            await self.announce()
+        """Makes a change known here at once, and to the other workers as soon as they hear of it.
+
+        It is done already: whoever does not see it now looks within `key_refresh`.
+        """
+        for tell in (self.reload, self.announce):
+            with suppress(Unavailable):
+                await tell()
 
     def _earliest_use(self, key: SigningKey, now: datetime) -> datetime:
         propagation = self.settings.key_refresh * REFRESHES_BEFORE_USE
@@ -197,6 +203,24 @@ class SigningKeys:
     def _assembled(self, rows: list[SigningKeyRow]) -> Keyring:
         # What is gone is not unsealed: its root key may be gone as well.
         return Keyring.of([self._read(row) for row in rows if not self._is_gone(row, rows)], self._linger)
+
+    def _readable(self, rows: list[SigningKeyRow]) -> Keyring:
+        """What this worker can use. A key that it cannot unseal must not hide from it what became of the others."""
+        keys, unreadable = [], set()
+        for row in rows:
+            try:
+                if not self._is_gone(row, rows):
+                    keys.append(self._read(row))
+            except UnsealError:
+                if row.revoked_at is None:
+                    unreadable.add(row.kid)
+        if unreadable and not keys:
+            raise UnsealError
+        if unreadable:
+            log.error(
+                "a signing key cannot be unsealed: its root key is not in VESTIBULE_KEYS", kids=sorted(unreadable)
+            )
+        return Keyring.of(keys, self._linger, frozenset(unreadable))
 
     def _is_gone(self, row: SigningKeyRow, rows: list[SigningKeyRow]) -> bool:
         since = row.activates_at

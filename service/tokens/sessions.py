@@ -111,7 +111,7 @@ class Sessions:
         try:
             aim = choose(allowed)
         except ServiceError as refused:
-            if await self._peek(token) is not None:
+            if await self._peek(token, is_retry_good=True) is not None:
                 raise
             # A token that is not good any more is refused for that, and a replay is one whatever else is wrong.
             aim, refusal = self.everything(allowed), refused
@@ -181,7 +181,7 @@ class Sessions:
         registered = await self.clients.acting(client)
         if held is None or registered is None or held.client != client:
             return None
-        times = await self._peek(held.token)
+        times = await self._peek(held.token, is_retry_good=False)
         if times is None:
             return None
         scope = in_force(held.granted, registered.scopes, held.roles)
@@ -261,9 +261,12 @@ class Sessions:
         """Gives every session of the account other roles: they show at the next introspection."""
         await self.store.run("appoint", _key(account), " ".join(roles))
 
-    async def _peek(self, token: RefreshToken) -> tuple[datetime, datetime] | None:
-        """Since when a refresh token is the newest, and when it ends; None when it would not be taken."""
-        answer = await self.store.run("peek", _key(token.account), token.session, token.generation)
+    async def _peek(self, token: RefreshToken, *, is_retry_good: bool) -> tuple[datetime, datetime] | None:
+        """Since when a session has its newest generation, and when it ends; None when the token would not be taken, as
+        the newest or also as a retry."""
+        grace, lost = self.settings.rotation_grace, self.settings.lost_answer_window
+        windows = (_milliseconds(grace), _milliseconds(lost)) if is_retry_good else (0, 0)
+        answer = await self.store.run("peek", _key(token.account), token.session, token.generation, *windows)
         _same(answer[1], token.session)
         return (_moment(answer[2]), _moment(answer[3])) if answer[0] == b"live" else None
 

@@ -11,7 +11,7 @@ import httpx
 
 MATRIX = tomllib.loads((Path(__file__).parents[2] / "deploy" / "permissions.toml").read_text(encoding="utf-8"))
 SECRETS = re.compile(
-    r"\$argon2|password_hash|digest|private|sealed|salt|seed|v[a-z]{2}_[A-Za-z0-9_-]{20}", re.IGNORECASE
+    r"\$argon2|password_hash|digest|private(?!_key_jwt)|sealed|salt|seed|v[a-z]{2}_[A-Za-z0-9_-]{20}", re.IGNORECASE
 )
 """What no answer may hold: hashes, digests, private keys, tokens and client secrets."""
 METHODS = ("get", "put", "post", "delete", "patch")

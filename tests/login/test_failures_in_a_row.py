@@ -80,7 +80,7 @@ async def test_after_the_last_failure_the_password_is_refused_to_strangers_and_n
         assert sorted(refused.headers.multi_items()) == sorted(wrong.headers.multi_items())
     assert (await login(door, owner, PASSWORD, home)).status_code == 200
     await patient.mailer.drain()
-    news = [mail.subject for mail in outbox.to(owner.email)[before:]]
+    news = {mail.id: mail.subject for mail in outbox.to(owner.email)[before:]}  # a lease may end when time is travelled
     assert len(news) == 1, news  # one word about it, not one for each guess
 
 

@@ -83,7 +83,7 @@ class BesideTheModel(RuleBasedStateMachine):
         assert found == [self.model.verdict(session) for session in self.model.sessions]
         for session in self.model.sessions:
             for generation in (session.generation - 1, session.generation, session.generation + 1):
-                answer = self.run("peek", session.sid, generation)
+                answer = self.run("peek", session.sid, generation, GRACE, LOST)
                 assert [answer[0].decode(), *answer[1:]] == self.model.peek(session, generation)
         assert sorted(self.run("list"), key=str) == self.model.listed()
 

@@ -131,7 +131,7 @@ class Model:
     def peek(self, session: Session, generation: int) -> list[bytes | int | str]:
         """What would become of a refresh token of this generation, and until when if it would be taken."""
         verdict = self.verdict(session)
-        if verdict != "live" or generation < session.generation:
+        if verdict != "live" or (generation < session.generation and not self.is_retry(session, generation)):
             return ["superseded" if verdict == "live" else verdict, session.sid]
         return ["live", session.sid, session.rotated, min(session.idle, session.absolute)]
 

@@ -135,7 +135,8 @@ LISTING = (
 
 LOOKING = (
     mutant("a dead token would be taken", "peek", (REFUSE_DEAD, "if false then")),
-    mutant("an old token would be taken", "peek", ("if generation < s.generation then", "if false then")),
+    mutant("an old token would be taken", "peek", ("if generation < s.generation and", "if false and")),
+    mutant("a retry would not be taken", "peek", (" and not is_retry(s, generation, now, grace, lost)", "")),
     mutant("the newest token would not", "peek", ("generation < s.generation", "generation <= s.generation")),
     mutant("whoever asks may give a session up", "close", ("client ~= '' and s.client ~= client", "false")),
     mutant("nobody may give a session up", "close", ("s.client ~= client", "true")),

@@ -15,15 +15,16 @@ LIVES = ("access_token_life", "session_idle", "session_absolute")
 def upgrade() -> None:
     # The defaults stay: pods of the version before insert rows beside us during a rollout. What they register is
     # shut until somebody says what it may.
-    op.add_column(
-        "accounts", sa.Column("password_change_required", sa.Boolean(), nullable=False, server_default=sa.false())
-    )
     for name, column in (("email", "email"), ("nickname", "nickname_key")):
         ops = {column: "text_pattern_ops"}
         op.create_index(f"accounts_{name}_prefix_index", "accounts", [column], postgresql_ops=ops)
     op.create_index("accounts_created_at_id_index", "accounts", ["created_at", "id"])
     op.create_index("accounts_roles_index", "accounts", ["roles"], postgresql_using="gin")
+    op.create_index(
+        "accounts_disabled_index", "accounts", ["created_at", "id"], postgresql_where=sa.text("disabled_at IS NOT NULL")
+    )
     op.create_index("audit_events_at_id_index", "audit_events", ["at", "id"])
+    op.create_index("audit_events_client_id_at_index", "audit_events", ["client_id", "at"])
     op.add_column("signing_keys", sa.Column("revoked_at", MOMENT))
     for name in LISTS:
         op.add_column("clients", sa.Column(name, ARRAY(TEXT), nullable=False, server_default="{}"))
@@ -51,13 +52,23 @@ def upgrade() -> None:
     )
     op.execute(
         "INSERT INTO client_secrets (id, client_id, digest, created_at) "
-        "SELECT gen_random_uuid(), id, secret_digest, created_at FROM clients WHERE secret_digest IS NOT NULL"
+        "SELECT gen_random_uuid(), id, secret_digest, created_at FROM clients WHERE secret_digest LIKE '%:%'"
     )
     op.execute("UPDATE clients SET grants = '{client_credentials}' WHERE secret_digest IS NOT NULL")
     op.execute(
         "UPDATE clients SET auth_methods = '{none}', grants = '{refresh_token}', "
         "scopes = CASE WHEN id = 'web' THEN '{account,admin}'::text[] ELSE '{account}'::text[] END "
         "WHERE secret_digest IS NULL"
+    )
+    # Last, since it keeps everybody from the table until the end; the indexes above let people sign in.
+    op.add_column(
+        "accounts", sa.Column("password_change_required", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    op.create_index(
+        "accounts_password_change_required_index",
+        "accounts",
+        ["created_at", "id"],
+        postgresql_where=sa.text("password_change_required"),
     )
 
 
@@ -67,7 +78,8 @@ def downgrade() -> None:
     for name in (*LISTS, "auth_methods", "jwks", *LIVES):
         op.drop_column("clients", name)
     op.drop_column("signing_keys", "revoked_at")
-    op.drop_index("audit_events_at_id_index", "audit_events")
-    for name in ("roles", "created_at_id", "nickname_prefix", "email_prefix"):
+    for name in ("client_id_at", "at_id"):
+        op.drop_index(f"audit_events_{name}_index", "audit_events")
+    for name in ("password_change_required", "disabled", "roles", "created_at_id", "nickname_prefix", "email_prefix"):
         op.drop_index(f"accounts_{name}_index", "accounts")
     op.drop_column("accounts", "password_change_required")
