@@ -215,7 +215,9 @@ def _openapi(services: Services) -> OpenAPIConfig:
                 "client": SecurityScheme(
                     type="http",
                     scheme="basic",
-                    description="A confidential client's id and secret (RFC 6749 2.3.1).",
+                    description="A client's id and secret (RFC 6749 2.3.1). Clients that are registered for it send "
+                    "`client_id` and `client_secret` in the form, or a `client_assertion` (RFC 7523); public ones "
+                    "`client_id` alone.",
                 ),
                 "refresh_cookie": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
             }

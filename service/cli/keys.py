@@ -14,7 +14,7 @@ from service.wiring import Services
 
 @click.group()
 def keys() -> None:
-    """List and rotate signing keys; generate a root key."""
+    """Signing keys: list, rotate, revoke. Root keys: generate one, and move to it (rewrap)."""
 
 
 @keys.command("list")

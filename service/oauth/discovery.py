@@ -96,6 +96,7 @@ class DiscoveryController(Controller):
     @route(
         "/.well-known/jwks.json",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        summary="The keys that verify our tokens",
         opt={PUBLIC: True},
         security=[{}],
         responses={
@@ -120,6 +121,7 @@ class DiscoveryController(Controller):
     @route(
         "/.well-known/oauth-authorization-server",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        summary="What libraries need to know",
         opt={PUBLIC: True},
         security=[{}],
         responses={

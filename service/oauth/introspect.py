@@ -115,6 +115,7 @@ class IntrospectionController(Controller):
         "/introspect",
         status_code=200,
         operation_id="introspect",
+        summary="Ask whether a token lives",
         operation_class=form_operation(("token",), "token_type_hint", also_answers=JWT_MEDIA_TYPE),
         opt={PUBLIC: True},
         security=[{"client": []}],

@@ -26,6 +26,7 @@ class RevocationController(Controller):
         "/revoke",
         status_code=200,
         operation_id="revoke",
+        summary="Give a token up",
         operation_class=form_operation(("token",), "token_type_hint"),
         opt={PUBLIC: True},
         security=[{"client": []}, {}],

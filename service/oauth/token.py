@@ -60,6 +60,7 @@ class TokenController(Controller):
         "/token",
         status_code=200,
         operation_id="token",
+        summary="Get tokens",
         operation_class=form_operation(("grant_type",), "scope", "resource", "refresh_token"),
         opt={PUBLIC: True},
         security=[{"client": []}, {}],
