@@ -139,10 +139,8 @@ def _ensure_exact(document: object, field: FieldDefinition | None) -> None:
 def _is_refused_anyway(document: object, field: FieldDefinition) -> bool:
     try:
         msgspec.convert(document, field.annotation, strict=False)
-    except msgspec.ValidationError:
-        return True
-    except ValueError:  # a time beyond the calendar: Litestar would crash
-        return False
+    except ValueError as error:
+        return isinstance(error, msgspec.ValidationError)  # at a time beyond the calendar Litestar would crash
     return False
 
 

@@ -1,7 +1,6 @@
 """What every request and answer of `/admin` has in common."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -72,20 +71,15 @@ def _no_time(name: str) -> InvalidInput:
 
 async def begun(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
     """The same items, of which the first is there already: a store that is away is a 503 then, and no torn answer."""
-    first = [item async for item in _first(items)]
+    first = await anext(items, None)
 
     async def all_of_them() -> AsyncIterator[Item]:
-        for item in first:
-            yield item
+        if first is not None:
+            yield first
         async for item in items:
             yield item
 
     return all_of_them()
-
-
-async def _first(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
-    with suppress(StopAsyncIteration):
-        yield await anext(items)
 
 
 def reading(*errors: type[ServiceError]) -> dict[int, Any]:

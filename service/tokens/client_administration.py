@@ -119,22 +119,25 @@ class ClientAdministration:
             if not violates(error, CLIENT_KEY):
                 raise
             raise ClientIdTaken from None
-        self._record("client.create", client_id, by, why, after=_told(merged))
+        self.audit.record("client.create", client=client_id, by=by, why=why, after=_told(merged))
         await self.clients.changed()
         return row, secret
 
     async def ensure_front_end(self) -> None:
         """Registers the default front end of a new installation; operators may sign in through it."""
-        with suppress(ClientIdTaken):
+        async with self.database.begin() as transaction:
+            if await ClientRepository(session=transaction).exists(Client.id == DEFAULT_FRONT_END):
+                return
+        with suppress(ClientIdTaken):  # somebody was faster
             values = ClientChanges(name="Web", scopes=[ACCOUNT, ADMIN])
             await self.register(DEFAULT_FRONT_END, values, confidential=False)
 
     async def change(self, client_id: str, changes: ClientChanges, *, by: str = "", why: str = "") -> Client:
-        """Changes what is given. Raises `NotFound`, `InvalidInput`."""
+        """Changes what is given. Raises `NotFound`, `InvalidInput`, `OperatorsShutOut`."""
         given = _given(changes)
         async with self.database.begin() as transaction:
             row = await self._held(transaction, client_id)
-            before = {name: getattr(row, name) for name in given}
+            before, was_way_in = {name: getattr(row, name) for name in given}, row.lets_operators_in
             current = {name: getattr(row, name) for name in ClientChanges.__struct_fields__}
             await self._ensure_fine(transaction, {**current, **given}, confidential=row.is_confidential)
             for name, value in given.items():
@@ -142,19 +145,23 @@ class ClientAdministration:
             if not set(SECRET_METHODS) & set(row.auth_methods):
                 row.secrets = []  # or they would come back with the method, long forgotten
                 _show_to_the_release_before(row)
-            await self._ensure_way_in(transaction)
-        self._record("client.change", client_id, by, why, before=_told(before), after=_told(given))
+            await self._ensure_way_in(transaction, row, was_way_in)
+        self.audit.record("client.change", client=client_id, by=by, why=why, before=_told(before), after=_told(given))
         await self.clients.changed()
         return row
 
     async def set_disabled(self, client_id: str, disabled: bool, *, by: str = "", why: str = "") -> Client:
-        """Shuts a client out with every token it was given, or lets it in again. Raises `NotFound`."""
+        """Shuts a client out with every token it was given, or lets it in again.
+
+        Raises `NotFound`, `OperatorsShutOut`.
+        """
         async with self.database.begin() as transaction:
             row = await self._held(transaction, client_id)
+            was_way_in = row.lets_operators_in
             outcome = "already" if disabled == (row.disabled_at is not None) else "ok"
             if outcome == "ok":
                 row.disabled_at = self.clock() if disabled else None
-            await self._ensure_way_in(transaction)
+            await self._ensure_way_in(transaction, row, was_way_in)
         if disabled:
             self.audit.record("client.disable", outcome, client=client_id, by=by, why=why)
         else:
@@ -179,7 +186,9 @@ class ClientAdministration:
             row.secrets = [*live, held]
             _show_to_the_release_before(row)
         until = secret.expires_at.isoformat() if secret.expires_at else None
-        self._record("client.add_secret", client_id, by, why, secret=str(secret.id), expires_at=until)
+        self.audit.record(
+            "client.add_secret", client=client_id, by=by, why=why, secret=str(secret.id), expires_at=until
+        )
         await self.clients.changed()
         return secret
 
@@ -192,7 +201,7 @@ class ClientAdministration:
                 raise NotFound("no such secret")
             row.secrets.remove(ended[0])
             _show_to_the_release_before(row)
-        self._record("client.end_secret", client_id, by, why, secret=str(which))
+        self.audit.record("client.end_secret", client=client_id, by=by, why=why, secret=str(which))
         await self.clients.changed()
 
     async def replace_secrets(self, client_id: str) -> str:
@@ -202,7 +211,7 @@ class ClientAdministration:
             secret, held = self._new_secret(client_id, None)
             row.secrets = [held]
             _show_to_the_release_before(row)
-        self._record("client.replace_secrets", client_id, "", "")
+        self.audit.record("client.replace_secrets", client=client_id)
         await self.clients.changed()
         return secret.secret
 
@@ -276,11 +285,13 @@ class ClientAdministration:
         }
         _refuse(problems_of_client(values, known, longest, confidential=confidential))
 
-    async def _ensure_way_in(self, transaction: Transaction) -> None:
-        """Raises `OperatorsShutOut` when no front end would be left through which operators can come in."""
-        await transaction.flush()
-        is_way_in = Client.scopes.contains([ADMIN, ACCOUNT]) & Client.auth_methods.contains([PUBLIC_METHOD])
-        if not await ClientRepository(session=transaction).exists(is_way_in & Client.disabled_at.is_(None)):
+    async def _ensure_way_in(self, transaction: Transaction, row: Client, was_way_in: bool) -> None:
+        """Raises `OperatorsShutOut` for a change that shuts the last front end through which operators come in."""
+        if not was_way_in or row.lets_operators_in:
+            return
+        await transaction.execute(select(func.pg_advisory_xact_lock(COUNTING_LOCK)))
+        others = await ClientRepository(session=transaction).with_secrets(Client.id != row.id)
+        if not any(other.lets_operators_in for other in others):
             raise OperatorsShutOut
 
     def _new_secret(self, client_id: str, expires_at: datetime | None) -> tuple[NewSecret, ClientSecret]:
@@ -294,9 +305,6 @@ class ClientAdministration:
             reminded=None,
         )
         return NewSecret(secret_id, secret, expires_at), held
-
-    def _record(self, event: str, client_id: str, by: str, why: str, **detail: Any) -> None:
-        self.audit.record(event, client=client_id, by=by, why=why, **detail)
 
 
 def _show_to_the_release_before(row: Client) -> None:

@@ -19,7 +19,7 @@ from service.clock import Clock
 from service.crypto.roots import RootKeys
 from service.errors import Unavailable, UnknownClient
 from service.store.postgres import Database, Table
-from service.tokens.scopes import ACCOUNT, BUILT_IN
+from service.tokens.scopes import ACCOUNT, ADMIN, BUILT_IN
 
 log = structlog.get_logger("vestibule.clients")
 
@@ -70,6 +70,11 @@ class Client(Table):
     @property
     def is_confidential(self) -> bool:
         return PUBLIC_METHOD not in self.auth_methods
+
+    @property
+    def lets_operators_in(self) -> bool:
+        """Whether operators can sign in through it at this moment."""
+        return self.is_front_end and ADMIN in self.scopes and self.disabled_at is None
 
     @property
     def is_front_end(self) -> bool:
@@ -183,11 +188,11 @@ class Clients:
 
         It is done already: whoever does not see it now looks within `key_refresh`.
         """
-        try:
-            await self.reload()
-            await self.announce()
-        except Unavailable as error:
-            log.warning("a change of clients will be seen at the next look", reason=error.reason)
+        for tell in (self.reload, self.announce):
+            try:
+                await tell()
+            except Unavailable as error:
+                log.warning("a change of clients will be seen at the next look", reason=error.reason)
 
     def origins(self) -> frozenset[bytes]:
         """Every web origin that an enabled client registered."""
@@ -204,21 +209,21 @@ class Clients:
 
     async def front_end(self, client_id: str) -> Client:
         """The enabled public client under whose name a person signs in. Raises `UnknownClient`."""
-        client = self._known.get(client_id) or await self._after_reload(client_id)
+        client = self._known.get(client_id) or await self._looked_up(client_id)
         if client is None or client.disabled_at is not None or not client.is_front_end:
             raise UnknownClient(f"no front end {client_id[:64]!r}")
         return client
 
     async def find(self, client_id: str) -> Client | None:
         """The enabled client of this id, looked for anew when it is not known yet."""
-        return (self.enabled(client_id) if self._known else None) or await self._after_reload(client_id)
+        return (self.enabled(client_id) if self._known else None) or await self._looked_up(client_id)
 
     async def holder(self, client_id: str, secret: str) -> Client | None:
         """The enabled client whose live secret this is, or None. Constant-time, without a slow hash: secrets are
-        256 random bits. A secret that is not known yet makes the registry reload, at most five times a second.
+        256 random bits. For a secret that is not known yet the client is looked up, at most five times a second.
         """
         held = self._held(client_id, secret) if self._known else None
-        if held is None and await self._after_reload(client_id):
+        if held is None and await self._looked_up(client_id):
             held = self._held(client_id, secret)
         if held is None:
             return None
@@ -230,7 +235,7 @@ class Clients:
         """The client in whose name a token speaks, None when it was disabled. Raises `Unavailable`."""
         client = self._known.get(client_id)
         if client is None:
-            return await self._after_reload(client_id)
+            return await self._looked_up(client_id)
         return client if client.disabled_at is None else None
 
     def enabled(self, client_id: str) -> Client | None:
@@ -255,7 +260,7 @@ class Clients:
         except Unavailable as error:
             log.warning("a digest of an older root key was kept", reason=error.reason)
 
-    async def _after_reload(self, client_id: str) -> Client | None:
+    async def _looked_up(self, client_id: str) -> Client | None:
         """Looks for a client that is not known as it was presented: read after this call, at most five times a second
         for all callers, and only those that were asked for. Anybody can ask, so it must cost next to nothing."""
         if not CLIENT_ID.fullmatch(client_id):

@@ -284,8 +284,33 @@ async def test_operators_cannot_shut_the_door_behind_themselves(
         with pytest.raises(OperatorsShutOut):
             await services.client_administration.set_disabled("web", True)
         assert services.clients.enabled("web") is not None
-        await registered(services, new_id(), confidential=False, scopes=["account", "admin"], may_introspect=False)
+        await registered(
+            services, other := new_id(), confidential=False, scopes=["account", "admin"], may_introspect=False
+        )
         await change("web", ClientChanges(scopes=["account"]))
+        with pytest.raises(OperatorsShutOut):
+            await services.client_administration.set_disabled(other, True)
+
+
+async def test_a_client_can_be_shut_out_where_operators_have_no_front_end_at_all(
+    alone: Settings, wall_clock: TestClock, outbox: Outbox
+) -> None:
+    """They use the command line then: what takes no way in from them is none of this rule's business."""
+    async with worker(alone, wall_clock, outbox) as services:
+        await registered(services, front_end := new_id(), confidential=False)
+        await services.client_administration.set_disabled(front_end, True)
+        await services.client_administration.set_disabled(front_end, False)
+        await services.client_administration.change(front_end, ClientChanges(name="Kiosk"))
+
+
+@pytest.mark.standard("AD-17")
+async def test_a_full_registry_does_not_stop_an_upgrade(alone: Settings, wall_clock: TestClock, outbox: Outbox) -> None:
+    """`vestibule migrate` sees to the default front end each time it runs."""
+    full = msgspec.structs.replace(alone, most_clients=1)
+    async with worker(full, wall_clock, outbox) as services:
+        await services.client_administration.ensure_front_end()
+        await services.client_administration.ensure_front_end()
+        assert [client.id for client in await services.client_administration.every()] == ["web"]
 
 
 @pytest.mark.standard("SE-28", "SE-33")
