@@ -32,6 +32,8 @@ from service.admin.sessions import SessionsOfManyController
 from service.edge import Edge, StrictRequest, provide_device
 from service.errors import ServiceError
 from service.login.controller import LoginController, ReauthenticationController
+from service.login.identities_controller import IdentitiesController
+from service.login.social_controller import SocialController
 from service.oauth.discovery import DiscoveryController
 from service.oauth.errors import as_oauth_error, as_oauth_http_error
 from service.oauth.introspect import IntrospectionController
@@ -45,6 +47,7 @@ from service.tokens.principal import provide_operator, provide_principal
 from service.tokens.sessions_controller import SessionsController
 from service.tokens.transport import COOKIE
 from service.web.controller import ConfirmController
+from service.web.social import CallbackController, DoneController
 from service.wiring import Services
 
 log = structlog.get_logger("vestibule.app")
@@ -64,6 +67,10 @@ INJECTED = (
     "exports",
     "closing",
     "login",
+    "providers",
+    "federation",
+    "social",
+    "guilds",
     "client_authentication",
     "token_endpoint",
     "introspections",
@@ -96,6 +103,9 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         SignUpController,
         LoginController,
         ReauthenticationController,
+        SocialController,
+        CallbackController,
+        IdentitiesController,
         RecoveryController,
         MeController,
         SessionsController,
@@ -110,6 +120,7 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         DiscoveryController,
         ProbeController,
         ConfirmController,
+        DoneController,
     ]
     app = Litestar.from_config(
         AppConfig(

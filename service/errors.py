@@ -242,6 +242,79 @@ class UnknownKey(ServiceError):
     detail = "There is no such signing key, or it was revoked before."
 
 
+class InvalidState(ServiceError):
+    """A callback that no sign-in of this browser waits for (ASVS 10.1.2)."""
+
+    code = "invalid_state"
+    detail = "This sign-in was not begun in this browser, was finished before, or took too long. Begin again."
+
+
+class AccessDenied(ServiceError):
+    status = 403
+    code = "access_denied"
+    detail = "The sign-in was cancelled at the provider."
+
+
+class ProviderUnavailable(ServiceError):
+    """The provider is down, slow, or answers rubbish."""
+
+    status = 502
+    code = "provider_unavailable"
+    detail = "The provider cannot be asked right now. Try again shortly."
+
+
+class ProviderAnswerInvalid(ServiceError):
+    """What the provider says proves nothing: a signature, a nonce, an audience or a subject is not right."""
+
+    status = 502
+    code = "provider_answer_invalid"
+    detail = "The provider's answer cannot be trusted."
+
+
+class ProviderEmailMissing(ServiceError):
+    status = 403
+    code = "provider_email_missing"
+    detail = "The provider names no e-mail address, and a new account needs one."
+
+
+class ProviderEmailUnverified(ServiceError):
+    status = 403
+    code = "provider_email_unverified"
+    detail = "The provider has not verified the e-mail address, and a new account needs a verified one."
+
+
+class AccountLinkRequired(ServiceError):
+    """Addresses never link accounts by themselves: whoever has one at a provider need not be who has it here."""
+
+    status = 409
+    code = "account_link_required"
+    detail = "An account with this address exists. Sign in to it, then link the provider."
+
+
+class IdentityTaken(ServiceError):
+    status = 409
+    code = "identity_taken"
+    detail = "This identity is linked to another account."
+
+
+class AlreadyLinked(ServiceError):
+    status = 409
+    code = "already_linked"
+    detail = "Another identity of this provider is linked to the account. Unlink that one first."
+
+
+class NotLinked(ServiceError):
+    status = 409
+    code = "not_linked"
+    detail = "No identity of this provider is linked, or the provider takes its consent for withdrawn: link it again."
+
+
+class LastCredential(ServiceError):
+    status = 409
+    code = "last_credential"
+    detail = "This is the only way into the account. Set a password or link another provider first."
+
+
 class TooManyRequests(ServiceError):
     status = 429
     code = "too_many_requests"

@@ -4,20 +4,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from service.setting_values import parts_of
 from service.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
 
 FRONT_END = ("/auth", "/me", "/users", "/admin", "/console", "/graphql")
 """What people's browsers call, and so what another site could make them call. OAuth endpoints ask for a client."""
-WITH_COOKIE = "/auth"
-"""Where the refresh cookie is set and read; nowhere else may a page of another origin send cookies along."""
+WITH_COOKIE = ("/auth", "/me/identities")
+"""Where the refresh cookie, or that of a sign-in through a provider, is set and read; nowhere else may a page of
+another origin send cookies along."""
 PUBLIC_DOCUMENTS = "/.well-known"
 """Keys and metadata: the same for everybody, so for every page."""
 READING = {"GET", "HEAD", "OPTIONS"}
 
 ALLOW_ORIGIN = b"access-control-allow-origin"
 EXPOSED = (b"access-control-expose-headers", b"WWW-Authenticate, Retry-After, X-Request-Id")
+LONGEST_PAGE = 2048
 MAX_AGE = (b"access-control-max-age", b"600")
 CALLS = (
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
@@ -42,12 +45,15 @@ class Origins:
 
     trusted: frozenset[bytes]
     registered: Callable[[], frozenset[bytes]]
+    posted_back: frozenset[str] = frozenset()
+    """Where providers make browsers post what they answer; state and cookie say whether it was asked for."""
 
     @classmethod
     def of(cls, settings: Settings, registered: Callable[[], frozenset[bytes]]) -> Self:
         """Those of the settings, which take nothing but exact origins, and those that clients have at each moment."""
         trusted = frozenset(origin.encode() for origin in (settings.own_origin, *settings.allowed_origins))
-        return cls(trusted, registered)
+        posting = [name for name, given in settings.providers.items() if given.response_mode == "form_post"]
+        return cls(trusted, registered, frozenset(f"/auth/social/{name}/callback" for name in posting))
 
     def knows(self, origin: bytes | None) -> bool:
         """Whether pages of this origin may call us."""
@@ -59,6 +65,8 @@ class Origins:
         CORS alone hides the answer and lets the deed happen: login CSRF signs a person into the attacker's account
         that way. Without `Origin` it is no page (browsers name it on every write), so native apps pass.
         """
+        if method == "POST" and path in self.posted_back:
+            return False
         writes = method not in READING and any(_is_below(path, root) for root in FRONT_END)
         return writes and origin is not None and not self.knows(origin)
 
@@ -83,9 +91,25 @@ class Origins:
         headers = _varied(headers)
         if origin is None or not self.knows(origin):
             return headers
-        may_send_cookie = origin in self.trusted and _is_below(path, WITH_COOKIE)
+        may_send_cookie = origin in self.trusted and any(_is_below(path, root) for root in WITH_COOKIE)
         with_cookie = [(b"access-control-allow-credentials", b"true")] if may_send_cookie else []
         return [*headers, (ALLOW_ORIGIN, origin), EXPOSED, *with_cookie]
+
+
+def own_page(wanted: str, settings: Settings) -> str | None:
+    """The URL of a page that browsers may be sent to after a flow, None for any other (ASVS 3.7.2).
+
+    A path of ours, or a URL whose origin is ours or an allowed one, byte for byte: whatever a browser could read in
+    another way (`//host`, a backslash, a control character, credentials) is none.
+    """
+    is_plain = wanted.isascii() and wanted.isprintable() and not set(wanted) & set(' "\\<>^`{|}')
+    if not is_plain or len(wanted) > LONGEST_PAGE:
+        return None
+    if wanted.startswith("/"):
+        return None if wanted.startswith("//") else settings.own_origin + wanted
+    parts = parts_of(wanted)
+    origin = f"{parts.scheme}://{parts.netloc}" if parts else ""
+    return wanted if origin in {settings.own_origin, *settings.allowed_origins} and wanted.startswith(origin) else None
 
 
 def origin_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from service import provider_settings
+from service.provider_settings import ProviderSettings
 from service.setting_values import LOOPBACK, Rate, Secret, SettingsError, odd_origins, parts_of, weak_origin
 
 PREFIX = "VESTIBULE_"
@@ -22,6 +24,8 @@ UNPREFIXED = {"DATABASE_URL": "database_url", "REDIS_URL": "redis_url"}
 NOT_SETTINGS = {"url", "client_id", "client_secret", "admin_email", "admin_password"}
 """What `dev.env` holds for the shell; exported, it must not disturb a command."""
 
+OF_ALL_PROVIDERS = {"VESTIBULE_PROVIDER_TIMEOUT", "VESTIBULE_PROVIDER_TRANSACTION_LIFE"}
+"""Settings that begin like those of one provider."""
 PASSWORD_FLOOR = 8
 ARGON2_FLOORS = ((1, 47104), (2, 19456), (3, 12288))
 """Time cost and memory in KiB, one of which must be reached (ASVS appendix C)."""
@@ -89,6 +93,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hash_queue: int = 64
     """Hashes that may wait for a slot; beyond it the answer is 503."""
 
+    # Sign-in through other providers
+    providers: dict[str, ProviderSettings] = {}
+    """By their ids; each is a block of variables, see `provider_settings.py`."""
+    provider_timeout: timedelta = timedelta(seconds=5)
+    """How long one call of a provider may take as a whole."""
+    provider_transaction_life: timedelta = timedelta(minutes=10)
+    """How long somebody may take at a provider."""
+
     # Lifetimes
     access_token_life: timedelta = timedelta(minutes=10)
     session_idle: timedelta = timedelta(days=14)
@@ -130,6 +142,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limit_mail_address_network: Rate = Rate(5, 3600)
     limit_mail_address: Rate = Rate(20, 3600)
     limit_export_account: Rate = Rate(5, 3600)
+    limit_social_network: Rate = Rate(60, 600)
+    limit_guilds_account: Rate = Rate(30, 60)
     limit_client_secret: Rate = Rate(20, 600)
     limit_client_network: Rate = Rate(200, 600)
     limit_token_client: Rate = Rate(3000, 60)
@@ -151,6 +165,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         problems = [
             *weak_origin(self.issuer),
             *odd_origins(self.allowed_origins),
+            *_doubled_providers(self.providers),
             *_weak_passwords(self),
             *_weak_lifetimes(self),
             *_impossible(self),
@@ -193,13 +208,22 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 def _given(environ: Mapping[str, str]) -> dict[str, object]:
     given: dict[str, object] = {}
+    providers: dict[str, dict[str, str]] = {}
     for variable, value in environ.items():
         name, text = _from_file(variable, value)
+        if name.startswith(provider_settings.PREFIX) and name not in OF_ALL_PROVIDERS:
+            provider, _, provider_field = name.removeprefix(provider_settings.PREFIX).lower().partition("_")
+            block = providers.setdefault(provider, {})
+            if provider_field in block:
+                raise SettingsError(f"{name} is given twice, by itself and as {name}_FILE")
+            block[provider_field] = text
+            continue
         field = UNPREFIXED.get(name) or (name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else None)
         if field in given:
             raise SettingsError(f"{name} is given twice, by itself and as {name}_FILE")
         if field is not None and field not in NOT_SETTINGS:
             given[field] = _split(field, text)
+    given["providers"] = {name: provider_settings.configured(name, block) for name, block in providers.items()}
     return given
 
 
@@ -235,6 +259,13 @@ def _in_variables(message: str) -> str:
     if unknown:
         return f"there is no setting {PREFIX}{unknown[1].upper()}"
     return message.replace("Object missing required field", "missing setting")
+
+
+def _doubled_providers(providers: Mapping[str, ProviderSettings]) -> list[str]:
+    """An identity belongs to one issuer: two names for the same one would be the same people."""
+    sites = [provider.issuer or provider.url for provider in providers.values()]
+    doubled = [name for name, site in zip(providers, sites, strict=True) if sites.count(site) > 1]
+    return [f"two providers are the same one: {', '.join(doubled)}"] if doubled else []
 
 
 def _weak_passwords(given: Settings) -> list[str]:
@@ -275,6 +306,10 @@ def _weak_lifetimes(given: Settings) -> list[str]:
         *(
             (getattr(given, name) <= timedelta(hours=24), f"{PREFIX}{name.upper()} must be at most 24 hours")
             for name in ("verify_link_life", "reset_link_life", "email_link_life", "undo_link_life")
+        ),
+        (
+            given.provider_transaction_life <= timedelta(minutes=10),
+            "VESTIBULE_PROVIDER_TRANSACTION_LIFE must be at most 10 minutes",
         ),
         (given.fresh_life <= timedelta(hours=1), "VESTIBULE_FRESH_LIFE must be at most an hour"),
         (

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import httpx
 import structlog
 
 from service import background
@@ -17,7 +18,9 @@ from service.accounts.credentials import Credentials
 from service.accounts.directory import Directory
 from service.accounts.entrance import Entrance
 from service.accounts.export import Exports
+from service.accounts.federation import Federation
 from service.accounts.guesses import Guesses
+from service.accounts.identities import Identities
 from service.accounts.mail_budget import MailBudget
 from service.accounts.mass_sign_out import MassSignOut
 from service.accounts.new_passwords import NewPasswords
@@ -38,7 +41,10 @@ from service.crypto.sealing import UnsealError
 from service.crypto.signer import Signer
 from service.errors import Unavailable
 from service.limits import Limits
+from service.login.guilds import Guilds
 from service.login.password import Login
+from service.login.social import SocialLogin
+from service.login.transactions import Transactions
 from service.mail.mailbox import Mailbox
 from service.mail.mailer import Mailer
 from service.mail.message import Transport
@@ -54,6 +60,7 @@ from service.operations.health import Health
 from service.operations.housekeeping import Housekeeping
 from service.operations.reminders import Reminders
 from service.operations.rewrapping import Rewrapping
+from service.providers.directory import Providers
 from service.settings import Settings
 from service.store.postgres import Database
 from service.store.redis import RedisStore
@@ -111,6 +118,10 @@ class Services:
     exports: Exports
     closing: Closing
     login: Login
+    providers: Providers
+    federation: Federation
+    social: SocialLogin
+    guilds: Guilds
     client_authentication: ClientAuthentication
     token_endpoint: TokenEndpoint
     introspections: Introspections
@@ -132,6 +143,7 @@ class Services:
         self.health.start()
         self.mailer.start()
         self.housekeeping.start()
+        self.providers.start()
         reloading = asyncio.create_task(self._reload_on(), name="reload")
         listening = asyncio.create_task(self._reload_when_told(), name="listen")
         try:
@@ -139,6 +151,7 @@ class Services:
         finally:
             await background.end(listening)
             await background.end(reloading)
+            await self.providers.stop()
             await self.housekeeping.stop()
             await self.health.stop()
             await self.mailer.stop()
@@ -149,6 +162,7 @@ class Services:
         """Lets go of threads and connections."""
         self.passwords.close()
         self.avatars.close()
+        await self.providers.close()
         await self.store.close()
         await self.database.close()
 
@@ -196,9 +210,11 @@ def build(
     *,
     clock: Clock = utc_now,
     mail: Callable[[RedisStore], Transport] | None = None,
+    abroad: httpx.AsyncBaseTransport | None = None,
     scripts: Callable[[str], str] | None = None,
 ) -> Services:
-    """Wires the house. `mail` makes the transport (SMTP of the settings by default), `scripts` reads Lua files.
+    """Wires the house. `mail` makes the transport (SMTP of the settings by default), `abroad` leads to foreign
+    providers (the network by default), `scripts` reads Lua files.
 
     Raises `SettingsError` for settings that only show their weakness here.
     """
@@ -236,6 +252,8 @@ def build(
     own_password = OwnPassword(profile, passwords, guesses, audit)
     entrance = Entrance(database, sessions, journal, guesses, notices, audit)
     pending = PendingSignUps(store, roots, settings)
+    identities = Identities(database, roots, clock)
+    providers = Providers.of(settings, clock, abroad)
     registration = Registration(
         database=database,
         pending=pending,
@@ -253,6 +271,7 @@ def build(
     )
     recovery = Recovery(
         database=database,
+        identities=identities,
         new_passwords=new_passwords,
         one_time=one_time,
         sessions=sessions,
@@ -296,6 +315,33 @@ def build(
         audit=audit,
         clock=clock,
     )
+    federation = Federation(
+        database=database,
+        providers=providers,
+        identities=identities,
+        pending=pending,
+        sessions=sessions,
+        journal=journal,
+        notices=notices,
+        limits=limits,
+        audit=audit,
+        settings=settings,
+        clock=clock,
+    )
+    social = SocialLogin(
+        providers=providers,
+        transactions=Transactions(store, roots, settings),
+        federation=federation,
+        entrance=entrance,
+        recovery=recovery,
+        profile=profile,
+        clients=clients,
+        guesses=guesses,
+        limits=limits,
+        audit=audit,
+        settings=settings,
+        clock=clock,
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -322,9 +368,15 @@ def build(
         credentials=credentials,
         overview=Overview(database, sessions, journal, one_time, limits, audit, settings, clock),
         avatars=avatars,
-        exports=Exports(database, profile, sessions, journal, one_time, outbox, audit, limits, settings, clock),
+        exports=Exports(
+            database, profile, sessions, journal, one_time, identities, outbox, audit, limits, settings, clock
+        ),
         closing=Closing(database, sessions, one_time, notices, avatars, pending, audit, settings, clock),
         login=login,
+        providers=providers,
+        federation=federation,
+        social=social,
+        guilds=Guilds(database, providers, identities, limits, settings, clock),
         client_authentication=ClientAuthentication(clients, limits, store, audit, settings, clock),
         token_endpoint=TokenEndpoint(
             {
@@ -339,5 +391,5 @@ def build(
         health=Health(database, store, transport, signing_keys, clock),
         mailbox=Mailbox(store, clock),
         housekeeping=Housekeeping(database, Reminders(database, notices, audit, clock), settings, clock),
-        rewrapping=Rewrapping(database, roots, signing_keys, outbox),
+        rewrapping=Rewrapping(database, roots, signing_keys, outbox, identities),
     )

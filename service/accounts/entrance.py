@@ -1,16 +1,20 @@
 """The one door: whoever was proved to be a person comes in here, however they proved it."""
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from uuid import UUID
 
+from sqlalchemy import select
+
 from service.accounts.guesses import Guesses
+from service.accounts.identities import Identity
 from service.accounts.models import Account
 from service.accounts.notices import Notices
 from service.accounts.repository import AccountRepository
 from service.audit import Audit
 from service.device import Device
 from service.errors import InvalidCredentials, ServiceError, Unavailable
-from service.store.postgres import Database
+from service.store.postgres import Database, Transaction
 from service.tokens.journal import Journal, SessionRow
 from service.tokens.session_facts import Grant, Opened
 from service.tokens.sessions import Sessions
@@ -35,21 +39,24 @@ class Entrance:
         device: Device,
         *,
         news: int | None = None,
+        identity: tuple[str, str] | None = None,
+        proved_ago: timedelta = timedelta(0),
     ) -> Grant:
         """Signs an account in.
 
         `news` tells its holder of a device that was not seen before (ASVS 6.3.5), and how many wrong passwords came
-        before the right one. Raises `AccountDisabled`, `InvalidCredentials` when the password is another one by now, or
-        `Unavailable`; nobody holds a token then.
+        before the right one. `identity` is the issuer and subject that opened it, which must still be linked, and
+        `proved_ago` how long ago the person was proved there. Raises `AccountDisabled`, `InvalidCredentials` when the
+        password is another one by now, or `Unavailable`; nobody holds a token then.
 
         The session is opened in Redis first, and the account is looked at again after that with its row locked:
         an account that is disabled meanwhile either shows here, or its "end all sessions" comes later and ends this
         one too. There is no order of events in which a disabled account keeps a session, and none in which a session
         of the old password outlives its change.
         """
-        opened = await self.sessions.open(account.id, client, amr, tuple(account.roles))
+        opened = await self.sessions.open(account.id, client, amr, tuple(account.roles), proved_ago)
         try:
-            await self._write_down(account, client, amr, device, opened, news=news)
+            await self._write_down(account, client, amr, device, opened, news=news, identity=identity)
             await self._follow_up(account.id, opened)
         except ServiceError:
             self._record_evictions(account.id, opened)
@@ -70,12 +77,15 @@ class Entrance:
         opened: Opened,
         *,
         news: int | None,
+        identity: tuple[str, str] | None,
     ) -> None:
         async with self.database.begin() as transaction:
             current = await AccountRepository(session=transaction).held_open(account.id)
             if current is None or current.password_changed_at != account.password_changed_at:
                 raise InvalidCredentials("the account is gone, or its password another one")
             current.ensure_may_enter()
+            if identity is not None and not await self._is_linked(transaction, account.id, identity):
+                raise InvalidCredentials("the identity was unlinked")
             if set(current.roles) != set(opened.roles):  # changed meanwhile, or an outage cut a change short
                 await self.sessions.appoint(account.id, current.roles)
             transaction.add(
@@ -99,6 +109,11 @@ class Entrance:
                 await self.journal.note_end(transaction, evicted, "evicted")
             if news is not None:
                 self.notices.report(transaction, "new_device", account, device, failures=news)
+
+    async def _is_linked(self, transaction: Transaction, account: UUID, identity: tuple[str, str]) -> bool:
+        issuer, subject = identity
+        statement = select(Identity.account_id).where(Identity.issuer == issuer, Identity.subject == subject)
+        return await transaction.scalar(statement) == account
 
     async def _follow_up(self, account: UUID, opened: Opened) -> None:
         """Another sign-in may have displaced this session before it was in the journal."""

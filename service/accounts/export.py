@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from service.accounts.identities import Identities
 from service.accounts.models import Account
 from service.accounts.profile import Profile
 from service.audit import Audit, AuditEvent
@@ -75,11 +76,26 @@ class ExportedMail(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class ExportedIdentity(msgspec.Struct, frozen=True):
+    """Who the person is at a provider that opens the account, as it last said."""
+
+    provider: str
+    issuer: str
+    subject: str
+    username: str
+    email: str | None
+    email_verified: bool
+    avatar_url: str | None
+    linked_at: datetime
+    last_seen_at: datetime
+
+
 class Export(msgspec.Struct, frozen=True):
     """Times are UTC. `events` are the newest five thousand of the audit trail."""
 
     exported_at: datetime
     account: ExportedAccount
+    identities: list[ExportedIdentity]
     sessions: list[ExportedSession]
     events: list[ExportedEvent]
     links: list[ExportedLink]
@@ -95,6 +111,7 @@ class Exports:
     sessions: Sessions
     journal: Journal
     one_time: OneTimeTokens
+    identities: Identities
     outbox: Outbox
     audit: Audit
     limits: Limits
@@ -112,10 +129,12 @@ class Exports:
         async with self.database.begin() as transaction:
             events = await self.audit.of(transaction, account_id, MOST_EVENTS)
             links = await self.one_time.of(transaction, account_id)
+            identities = await self.identities.of(transaction, account_id)
             mails = await self.outbox.of(transaction, account.email)
         return Export(
             exported_at=self.clock(),
             account=_account(account),
+            identities=[_picked(ExportedIdentity, row) for row in identities],
             sessions=[_session(row, seen.get(row.id)) for row in sessions],
             events=[_event(row) for row in events],
             links=[_picked(ExportedLink, row) for row in links if row.expires_at > self.clock()],

@@ -74,6 +74,11 @@ class Guesses:
             return await self._failing(who, FROM_ANYWHERE)
         return attempt
 
+    async def knows(self, account: Account, device: Device) -> bool:
+        """Whether the account was signed in to from this device or its network before."""
+        who, origins = _credentials("", account), filter(None, (device.mark, device.network))
+        return any([await self.limits.is_vouched("device", who, origin) for origin in origins])
+
     async def attempt_within(self, account: Account, session: str) -> Attempt:
         """The same for somebody who is signed in: their session is what makes the device known."""
         who = _credentials("", account)

@@ -50,12 +50,16 @@ class Account(Table):
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
 
+    def ensure_enabled(self) -> None:
+        """Raises `AccountDisabled`."""
+        if self.disabled_at is not None:
+            raise AccountDisabled
+
     def ensure_may_enter(self) -> None:
         """Raises `AccountDisabled`, `PasswordChangeRequired`.
 
         Ask only after the password was right: it tells that the account exists.
         """
-        if self.disabled_at is not None:
-            raise AccountDisabled
+        self.ensure_enabled()
         if self.password_change_required:
             raise PasswordChangeRequired

@@ -5,6 +5,7 @@ given in its NFKC form, so that compatibility spellings (full width, ligatures) 
 other scripts that look alike can.
 """
 
+import secrets
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from service.errors import FieldError, InvalidInput
 EMAIL_LIMIT = 254
 NICKNAME_MIN, NICKNAME_MAX = 2, 32
 NICKNAME_PUNCTUATION = "_.-"
+ANYBODY = "user"
+LONGEST_NUMBER = 8
+"""Characters that make a foreign name unique."""
 INVISIBLE_LETTERS = "\u115f\u1160"
 """Hangul fillers: letters to Unicode, nothing to the eye. NFKC turns all others of their kind into these."""
 
@@ -53,6 +57,19 @@ def nickname_key(text: str, field: str = "nickname") -> str:
         detail = "A nickname starts with a letter or digit and holds letters, digits and _ . - in their plain forms."
         raise InvalidInput(fields=[FieldError(field, "nickname_invalid", detail)])
     return unicodedata.normalize("NFKC", text.casefold())
+
+
+def nickname_from(name: str, attempt: int = 0) -> str:
+    """A nickname that comes as near to a foreign name as ours may; from the second attempt on with a random number."""
+    plain = unicodedata.normalize("NFKC", "_".join(name.split()))
+    kept = "".join(c for c in plain if c.isalnum() or c in NICKNAME_PUNCTUATION)
+    kept = kept.lstrip(NICKNAME_PUNCTUATION)[: NICKNAME_MAX - LONGEST_NUMBER]
+    number = f"-{secrets.randbelow(10 ** min(attempt + 2, LONGEST_NUMBER - 1))}" if attempt else ""
+    try:
+        nickname_key(kept + number)
+    except InvalidInput:
+        return f"{ANYBODY}{number or '-' + str(secrets.randbelow(10 ** (LONGEST_NUMBER - 1)))}"
+    return kept + number
 
 
 def login_name(email: str | None, nickname: str | None) -> Name:

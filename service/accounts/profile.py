@@ -118,11 +118,11 @@ def _checked(changes: Changes) -> dict[str, str | None]:
             raise InvalidInput(fields=[FieldError("locale", "locale_invalid", detail)])
         values["locale"] = changes.locale
     if changes.avatar_url is not UNSET:
-        values["avatar_url"] = _picture(changes.avatar_url)
+        values["avatar_url"] = picture_url(changes.avatar_url)
     return values
 
 
-def _picture(url: str | None) -> str | None:
+def picture_url(url: str | None) -> str | None:
     """A link that a browser may load as a picture: https, no credentials, nothing that could be a script."""
     if url is None:
         return None

@@ -2,8 +2,10 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from service.accounts.guesses import Guesses
+from service.accounts.identities import Identities
 from service.accounts.mail_budget import MailBudget
 from service.accounts.models import Account
 from service.accounts.names import Name, canonical_email
@@ -27,6 +29,7 @@ class Recovery:
     """Gives people their account back, by mail."""
 
     database: Database
+    identities: Identities
     new_passwords: NewPasswords
     one_time: OneTimeTokens
     sessions: Sessions
@@ -93,6 +96,10 @@ class Recovery:
         is_current = found.purpose == "undo" or found.password_changed_at == account.password_changed_at
         return account if is_current else None
 
+    def _back_to(self, found: OneTimeToken) -> datetime:
+        """Whoever was in the account may have linked an identity of their own: what is as young as that goes."""
+        return found.created_at if found.purpose == "undo" else self.clock() - self.settings.undo_link_life
+
     async def _replace(self, found: OneTimeToken, seen: Account, password_hash: str, device: Device) -> Account:
         """Password, address, link, journal, mails and the end of all sessions: all of it, or nothing.
 
@@ -111,6 +118,7 @@ class Recovery:
                     account.email = found.email or account.email
                     await transaction.flush()
                     await self.one_time.void(transaction, account.id, "reset", "email")
+                    await self.identities.remove_since(transaction, account, self._back_to(found))
                     if found.purpose == "undo":
                         await self.one_time.void_undos(transaction, found)
                     await self.journal.all_ended(transaction, account.id, "password_reset")

@@ -56,7 +56,7 @@ def rewrap() -> None:
     Works beside running services, as often as you like. How to change VESTIBULE_KEYS is in deploy/README.md.
     """
     report = with_services(_rewrap)
-    click.echo(f"sealed anew: {report.keys} signing keys, {report.mails} mails")
+    click.echo(f"sealed anew: {report.keys} signing keys, {report.mails} mails, {report.identities} identities")
     for key_id, needs in sorted(report.needed.items()):
         click.echo(f"key {key_id} is still needed: {', '.join(f'{what} {count}' for what, count in needs.items())}")
     if not report.needed:
@@ -79,7 +79,9 @@ async def _rotate(services: Services) -> tuple[SigningKey, SigningKey]:
 
 async def _rewrap(services: Services) -> Rewrapped:
     report = await services.rewrapping.run()
-    services.audit.record("keys.rewrap", by="command line", keys=report.keys, mails=report.mails)
+    services.audit.record(
+        "keys.rewrap", by="command line", keys=report.keys, mails=report.mails, identities=report.identities
+    )
     return report
 
 

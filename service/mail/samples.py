@@ -34,6 +34,8 @@ SAMPLES: Mapping[str, Mapping[str, object]] = {
     "nickname_changed": {**EVERYWHERE, **SEEN, "nickname": "anna", "old_nickname": "ann", "new_nickname": "anna"},
     "new_device": {**EVERYWHERE, **SEEN, "failures": 3},
     "session_reused": {**EVERYWHERE, **SEEN},
+    "identity_linked": {**EVERYWHERE, **SEEN, "provider": "Discord"},
+    "identity_unlinked": {**EVERYWHERE, **SEEN, "provider": "Discord"},
     "secret_expires": {**EVERYWHERE, "client": "orders", "days": 7, "until": "2026-11-27 16:32 UTC"},
     "account_closed": {**EVERYWHERE, "at": "2026-11-20 16:32 UTC"},
 }

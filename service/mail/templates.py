@@ -23,6 +23,8 @@ NAMES = (
     "nickname_changed",
     "new_device",
     "session_reused",
+    "identity_linked",
+    "identity_unlinked",
     "account_closed",
     "secret_expires",
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from service.accounts.identities import Identities
 from service.accounts.models import Account
 from service.crypto.roots import RootKeys
 from service.mail.outbox import Outbox
@@ -19,6 +20,7 @@ class Rewrapped:
 
     keys: int
     mails: int
+    identities: int
     needed: dict[int, dict[str, int]]
 
 
@@ -31,10 +33,12 @@ class Rewrapping:
     roots: RootKeys
     signing_keys: SigningKeys
     outbox: Outbox
+    identities: Identities
 
     async def run(self) -> Rewrapped:
         """Seals anew and counts. Raises `Unavailable`, `UnsealError`."""
         keys, mails = await self.signing_keys.rewrap(), await self.outbox.rewrap()
+        identities = await self.identities.rewrap()
         needed: dict[int, dict[str, int]] = {}
         lives = or_(ClientSecret.expires_at.is_(None), ClientSecret.expires_at > self.signing_keys.clock())
         for what, column, counts in (
@@ -44,7 +48,7 @@ class Rewrapping:
             for key_id, count in (await self._by_key(column, counts)).items():
                 if key_id != self.roots.current:
                     needed.setdefault(key_id, {})[what] = count
-        return Rewrapped(keys, mails, needed)
+        return Rewrapped(keys, mails, identities, needed)
 
     async def _by_key(
         self, column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None], counts: ColumnElement[bool]

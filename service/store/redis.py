@@ -74,6 +74,11 @@ class RedisStore:
         with outage_is_unavailable():
             await self._client.set(PREFIX + key, value, ex=seconds)
 
+    async def pick(self, key: str) -> bytes | None:
+        """The value of a plain key, which is gone afterwards: of many at once one gets it."""
+        with outage_is_unavailable():
+            return cast("bytes | None", await self._client.getdel(PREFIX + key))
+
     async def delete(self, *keys: str) -> None:
         """Removes keys of any kind, in one round trip."""
         with outage_is_unavailable():

@@ -125,6 +125,27 @@ def is_redirect_uri(uri: str) -> bool:
     return bool(CUSTOM_SCHEME.fullmatch(parts.scheme))
 
 
+def is_native_redirect(uri: str, registered: Sequence[str]) -> bool:
+    """Whether an app on a person's own device may be given a code there: a registered custom scheme, byte for byte, or
+    a registered loopback address, at whatever port the system gave the app (RFC 8252 section 7)."""
+    if not is_redirect_uri(uri):
+        return False
+    parts = parts_of(uri)
+    if parts is None or parts.scheme == "https":
+        return False
+    return uri in registered or _without_port(uri) in {_without_port(known) for known in registered}
+
+
+def _without_port(uri: str) -> str:
+    """A loopback URI without its port; others as they are. Names of this machine can be turned elsewhere by its hosts
+    file, so only addresses may change their port."""
+    parts = parts_of(uri)
+    if parts is None or parts.scheme != "http" or parts.hostname not in LOOPBACK - {"localhost"}:
+        return uri
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return parts._replace(netloc=host or "").geturl()
+
+
 def _keys(values: dict[str, Any]) -> list[FieldError]:
     if values["jwks"] is None:
         return []

@@ -27,6 +27,7 @@ EndReason = Literal[
     "email_changed",
     "revoked",
     "administrator",
+    "identity_unlinked",
 ]
 
 

@@ -21,6 +21,7 @@ class Ended(IntEnum):
     EMAIL_CHANGED = 7
     REVOKED = 8
     ADMINISTRATOR = 9
+    UNLINKED = 10
 
     @property
     def reason(self) -> EndReason:
@@ -38,6 +39,7 @@ REASONS: dict[Ended, EndReason] = {
     Ended.EMAIL_CHANGED: "email_changed",
     Ended.REVOKED: "revoked",
     Ended.ADMINISTRATOR: "administrator",
+    Ended.UNLINKED: "identity_unlinked",
 }
 
 

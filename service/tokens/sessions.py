@@ -59,11 +59,19 @@ class Sessions:
     audit: Audit
     settings: Settings
 
-    async def open(self, account: UUID, client: str, amr: tuple[str, ...], roles: tuple[str, ...]) -> Opened:
+    async def open(
+        self,
+        account: UUID,
+        client: str,
+        amr: tuple[str, ...],
+        roles: tuple[str, ...],
+        proved_ago: timedelta = timedelta(0),
+    ) -> Opened:
         """Begins a session and issues its first tokens. Its tokens are good from now on, in every worker.
 
         It is granted what its client is registered for at this moment, and never more later. The roles of the account's
-        other sessions stay: they may be newer than those that were read before. Raises `UnknownClient`.
+        other sessions stay: they may be newer than those that were read before. `proved_ago` is how long ago the person
+        gave a credential, if that was elsewhere. Raises `UnknownClient`.
         """
         registered = await self._registered(client)
         salt = secrets.token_bytes(SALT_BYTES)
@@ -81,11 +89,12 @@ class Sessions:
             client,
             detail,
             " ".join(roles),
+            _milliseconds(proved_ago),
         )
         session, now, roles = _same(sid, public_id(secret_id)), _moment(created), tuple(roles_now.decode().split())
         aim = self.everything(in_force(registered.scopes, registered.scopes, roles))
         holder = self._holder(
-            registered, account, session, generation=0, aim=aim, amr=amr, roles=roles, signed_in_at=now
+            registered, account, session, generation=0, aim=aim, amr=amr, roles=roles, signed_in_at=now - proved_ago
         )
         refresh_token = self.refresh_tokens.make(account, secret_id, 0, salt)
         grant = self._grant(holder, refresh_token, int(absolute) - int(created))

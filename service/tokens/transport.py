@@ -62,10 +62,15 @@ def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
         scope=grant.scope or None,
         refresh_token=grant.refresh_token if in_body else None,
     )
-    cookies = [] if in_body else [_cookie(COOKIE, grant.refresh_token, grant.refresh_expires_in)]
-    if grant.device_mark and not in_body:
+    return Response(body, status_code=200, headers=NO_STORE, cookies=[] if in_body else session_cookies(grant))
+
+
+def session_cookies(grant: Grant) -> list[Cookie]:
+    """The refresh token as a cookie, and the mark of a new device."""
+    cookies = [_cookie(COOKIE, grant.refresh_token, grant.refresh_expires_in)]
+    if grant.device_mark:
         cookies.append(_cookie(DEVICE_COOKIE, grant.device_mark, DEVICE_COOKIE_LIFE))
-    return Response(body, status_code=200, headers=NO_STORE, cookies=cookies)
+    return cookies
 
 
 def cleared_cookie() -> Cookie:

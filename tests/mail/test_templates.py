@@ -20,8 +20,8 @@ EVERY = [(language, name) for language in LANGUAGES for name in NAMES]
 LINKED = {"verify", "reset", "email_change", "email_changed"}
 SEEN = {name for name in NAMES if "device" in SAMPLES[name]}
 VOID = {"meta", "br"}
-TYPED = ("nickname", "device", "place", "new_email", "old_nickname", "new_nickname")
-"""Values that come from people."""
+TYPED = ("nickname", "device", "place", "new_email", "old_nickname", "new_nickname", "provider")
+"""Values that come from people, the operator among them."""
 
 templates = Templates()
 

@@ -144,7 +144,11 @@ LOOKING = (
 )
 
 SIGNING_IN = (
-    mutant("a sign-in has no time of its own", "open", ("authenticated = created", "authenticated = 0")),
+    mutant(
+        "a sign-in has no time of its own",
+        "open",
+        ("authenticated = created - tonumber(ARGV[10])", "authenticated = 0"),
+    ),
     mutant("a refresh makes a session fresh", "rotate", (REFRESHED, REFRESHED + " s.authenticated = now")),
     mutant(
         "a refresh tells when the session was opened",

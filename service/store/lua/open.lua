@@ -1,6 +1,6 @@
 #!lua
 -- Opens a session. Sweeps what is dead, and ends the sessions used longest ago when the account holds too many.
--- KEYS: account · ARGV: sid, idle ms, absolute ms, most sessions, tombstone ms, salt, client, detail, roles
+-- KEYS: account · ARGV: sid, idle ms, absolute ms, most sessions, tombstone ms, salt, client, detail, roles, ms since the person was proved
 -- Answers: sid, created, absolute, the roles in force, then the ids of the sessions that had to go.
 --% record
 local key, sid = KEYS[1], ARGV[1]
@@ -45,7 +45,7 @@ for i = 1, #dead - most do redis.call('HDEL', key, dead[i].sid) end
 -- Younger than the watermark even within its millisecond: whoever opens after an "end all" must live.
 local created = math.max(now, mark + 1)
 write(key, sid, {
-  created = created, authenticated = created, used = now, rotated = now, absolute = now + absolute, idle = now + math.min(idle, absolute),
+  created = created, authenticated = created - tonumber(ARGV[10]), used = now, rotated = now, absolute = now + absolute, idle = now + math.min(idle, absolute),
   generation = 0, confirmed = 1, ended = 0, salt = ARGV[6], client = ARGV[7], detail = ARGV[8],
 })
 redis.call('HSET', key, 'n', math.max(created, newest(key)))

@@ -1,0 +1,213 @@
+"""Any OpenID provider, by its issuer: discovered, its metadata and keys kept, its ID tokens verified."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+import structlog
+from httpx_oauth.oauth2 import OAuth2Token
+
+from service.clock import Clock
+from service.crypto.id_tokens import ALGORITHMS, Expected, IdClaims, IdTokenRefused, UnknownKey, read_jwks, verify
+from service.errors import ProviderAnswerInvalid, ProviderUnavailable
+from service.provider_settings import DISCOVERY, ProviderSettings
+from service.providers.calls import Calls
+from service.providers.provider import Asked, Endpoints, ForeignPerson, Provider, text
+
+log = structlog.get_logger("vestibule.providers")
+
+KEPT = timedelta(hours=1)
+"""How long metadata are good; what is older is used on when the provider does not answer."""
+COOLDOWN = timedelta(seconds=60)
+"""Between two fetches of keys for an unknown key id, and after any fetch that failed."""
+PROFILE = ("email", "email_verified", "name", "preferred_username", "picture", "locale")
+
+Url = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What we need of a discovery document (OpenID Connect Discovery 3)."""
+
+    issuer: str
+    authorization_endpoint: Url
+    token_endpoint: Url
+    jwks_uri: Url
+    userinfo_endpoint: Url | None = None
+    id_token_signing_alg_values_supported: tuple[str, ...] = ("RS256",)
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What was fetched, and when it may be fetched next."""
+
+    metadata: Metadata | None = None
+    keys: tuple[dict[str, Any], ...] = ()
+    fetched_at: datetime | None = None
+    failed_at: datetime | None = None
+    keys_tried_at: datetime | None = None
+    keys_wanted_at: datetime | None = None
+    """When they were fetched for an unknown key id."""
+
+
+class OpenIdProvider(Provider):
+    """One issuer. Its metadata and keys are fetched once for all who ask at the same time."""
+
+    def __init__(self, name: str, settings: ProviderSettings, calls: Calls, clock: Clock, leeway: timedelta) -> None:
+        super().__init__(name, settings, calls, clock)
+        self._leeway = leeway
+        self._kept = _Kept()
+        self._fetching = asyncio.Lock()
+        self._is_impostor = False
+
+    @property
+    def issuer(self) -> str:
+        return self.settings.issuer
+
+    @property
+    def names_itself(self) -> bool:
+        metadata = self._kept.metadata
+        return metadata is not None and metadata.authorization_response_iss_parameter_supported
+
+    @property
+    def is_usable(self) -> bool:
+        """False once its discovery document named another issuer (ASVS 10.5.3), until that is mended."""
+        return not self._is_impostor
+
+    async def look(self) -> None:
+        await self._metadata()
+
+    async def endpoints(self) -> Endpoints:
+        metadata = await self._metadata()
+        methods = metadata.token_endpoint_auth_methods_supported
+        is_basic = "client_secret_basic" in methods or "client_secret_post" not in methods
+        return Endpoints(
+            metadata.authorization_endpoint,
+            metadata.token_endpoint,
+            "client_secret_basic" if is_basic else "client_secret_post",
+        )
+
+    def particulars(self, asked: Asked) -> dict[str, str]:
+        extra = {"nonce": asked.nonce}
+        if self.settings.response_mode != "query":
+            extra["response_mode"] = self.settings.response_mode
+        if asked.login_again:
+            extra |= {"prompt": "login", "max_age": "0"}
+        return extra
+
+    async def person(self, token: OAuth2Token, nonce: str | None) -> ForeignPerson:
+        id_token, access_token = token.get("id_token"), str(token["access_token"])
+        if not isinstance(id_token, str):
+            raise ProviderAnswerInvalid(f"{self.id}: no ID token")
+        metadata = await self._metadata()
+        allowed = [name for name in metadata.id_token_signing_alg_values_supported if name in ALGORITHMS]
+        expected = Expected(self.issuer, self.settings.client_id, nonce, access_token, allowed)
+        try:
+            claims = await self._verified(id_token, expected)
+        except IdTokenRefused as refusal:
+            raise ProviderAnswerInvalid(f"{self.id}: ID token: {refusal}") from None
+        profile = {name: getattr(claims, name) for name in PROFILE}
+        if profile["email"] is None and metadata.userinfo_endpoint:
+            profile = {**profile, **await self._userinfo(metadata.userinfo_endpoint, access_token, claims.sub)}
+        return _person(claims, profile)
+
+    async def _verified(self, id_token: str, expected: Expected) -> IdClaims:
+        """Looks for new keys once when the key is unknown, and not more often than the cooldown allows."""
+        try:
+            return verify(id_token, await self._keys(), expected, self.clock(), self._leeway)
+        except UnknownKey:
+            return verify(id_token, await self._keys(anew=True), expected, self.clock(), self._leeway)
+
+    async def _userinfo(self, url: str, access_token: str, subject: str) -> dict[str, Any]:
+        document = await self.calls.json(url, token=access_token)
+        if not isinstance(document, dict):
+            raise ProviderUnavailable(f"{self.id}: userinfo is no object")
+        if document.get("sub") != subject:
+            raise ProviderAnswerInvalid(f"{self.id}: userinfo is about somebody else")
+        return {name: document[name] for name in PROFILE if document.get(name) is not None}
+
+    async def _metadata(self) -> Metadata:
+        """The metadata, fetched anew after an hour; the old ones when that fails. Raises `ProviderUnavailable`."""
+        if self._is_fresh():
+            return self._known()
+        async with self._fetching:
+            if not self._is_fresh():
+                await self._fetch_metadata()
+        return self._known()
+
+    def _known(self) -> Metadata:
+        if self._kept.metadata is None or self._is_impostor:
+            raise ProviderUnavailable(f"{self.id}: its discovery document cannot be had, or is another issuer's")
+        return self._kept.metadata
+
+    def _is_fresh(self) -> bool:
+        now, kept = self.clock(), self._kept
+        return _is_within(COOLDOWN, kept.failed_at, now) or _is_within(KEPT, kept.fetched_at, now)
+
+    async def _fetch_metadata(self) -> None:
+        try:
+            document = await self.calls.json(self.issuer.rstrip("/") + DISCOVERY)
+            metadata = msgspec.convert(document, Metadata)
+            for url in (metadata.authorization_endpoint, metadata.token_endpoint, metadata.jwks_uri):
+                self.calls.checked(url)
+            self.calls.checked(metadata.userinfo_endpoint or metadata.jwks_uri)
+        except (ProviderUnavailable, msgspec.ValidationError) as error:
+            self._kept.failed_at = self.clock()
+            log.warning("a provider's metadata cannot be had", provider=self.id, reason=str(error)[:200])
+            return
+        self._is_impostor = metadata.issuer != self.issuer
+        if self._is_impostor:
+            self._kept.failed_at = self.clock()
+            log.error(
+                "a provider is disabled: its discovery document names another issuer",
+                provider=self.id,
+                configured=self.issuer,
+                named=metadata.issuer[:200],
+            )
+            return
+        self._kept.metadata, self._kept.fetched_at, self._kept.failed_at = metadata, self.clock(), None
+
+    async def _keys(self, *, anew: bool = False) -> tuple[dict[str, Any], ...]:
+        """The keys, fetched anew after an hour, and with `anew` for an unknown key id; the old ones when that fails.
+
+        A stranger's tokens must not make us call a provider again and again: `anew` has a cooldown.
+        """
+        jwks_uri = (await self._metadata()).jwks_uri
+        async with self._fetching:
+            kept, now = self._kept, self.clock()
+            if anew and not _is_within(COOLDOWN, kept.keys_wanted_at, now):
+                kept.keys_wanted_at = now
+                await self._fetch_keys(jwks_uri)
+            elif not kept.keys or not _is_within(KEPT, kept.keys_tried_at, now):
+                await self._fetch_keys(jwks_uri)
+        if not self._kept.keys:
+            raise ProviderUnavailable(f"{self.id}: no keys")
+        return self._kept.keys
+
+    async def _fetch_keys(self, jwks_uri: str) -> None:
+        self._kept.keys_tried_at = self.clock()
+        try:
+            self._kept.keys = read_jwks(await self.calls.json(jwks_uri))
+        except (ProviderUnavailable, ValueError) as error:
+            log.warning("a provider's keys cannot be had", provider=self.id, reason=str(error)[:200])
+
+
+def _is_within(life: timedelta, moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and now - moment < life
+
+
+def _person(claims: IdClaims, profile: dict[str, Any]) -> ForeignPerson:
+    """`email_verified` counts as the boolean true alone (OpenID Connect Core 5.1)."""
+    return ForeignPerson(
+        claims.iss,
+        claims.sub,
+        username=text(profile["preferred_username"]) or text(profile["name"]),
+        email=text(profile["email"]),
+        email_verified=profile["email_verified"] is True,
+        picture=text(profile["picture"]),
+        locale=text(profile["locale"]),
+        authenticated_at=claims.auth_time,
+    )
