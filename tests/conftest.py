@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from service.app import create_app
 from service.clock import utc_now
 from service.embedded.servers import EmbeddedServers
+from service.fake_provider.provider import FakeProvider
 from service.mail.message import Mail
 from service.settings import Settings, load
 from service.store.postgres import driver_url
@@ -132,6 +133,7 @@ def environ(servers: Servers) -> dict[str, str]:
         "VESTIBULE_HASH_QUEUE": "400",
         "VESTIBULE_ALLOWED_ORIGINS": "https://app.test",
         "VESTIBULE_AVATAR_STORE": "memory:///",
+        **abroad_settings(),
         "VESTIBULE_KEY_ROTATION": "0",  # time travel must not turn keys for everybody else
         # A busy machine must not look like an outage.
         "VESTIBULE_REDIS_TIMEOUT": "10",
@@ -144,6 +146,44 @@ def environ(servers: Servers) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def settings(environ: dict[str, str]) -> Settings:
     return load(environ)
+
+
+ABROAD = "http://127.0.0.1:9"
+"""Where the fake provider would be: its transport leads there without a network."""
+CLIENT_ABROAD = "vestibule"
+
+
+def abroad_settings() -> dict[str, str]:
+    """What an operator sets to sign people in through the fake provider."""
+    site = {"OPENID": ("ISSUER", "/openid"), "DISCORD": ("URL", "/discord"), "GITHUB": ("URL", "/github")}
+    found = {}
+    for name, (setting, path) in site.items():
+        head = f"VESTIBULE_PROVIDER_{name}_"
+        found[f"{head}CLIENT_ID"] = CLIENT_ABROAD
+        found[f"{head}CLIENT_SECRET"] = "made up for these tests"
+        found[f"{head}PRIVATE_NETWORK"] = "true"
+        found[head + setting] = ABROAD + path
+    return found
+
+
+@pytest.fixture(scope="session")
+def fake_provider(environ: dict[str, str], wall_clock: "TestClock") -> FakeProvider:
+    """The foreign provider of the tests."""
+    secret = environ["VESTIBULE_PROVIDER_OPENID_CLIENT_SECRET"]
+    return FakeProvider(ABROAD, {CLIENT_ABROAD: secret}, clock=wall_clock)
+
+
+@pytest.fixture(scope="session")
+def way_abroad(fake_provider: FakeProvider) -> httpx.AsyncBaseTransport:
+    """How the service calls it."""
+    return httpx.ASGITransport(app=cast("Any", fake_provider.app), raise_app_exceptions=False)
+
+
+@pytest.fixture
+async def abroad(way_abroad: httpx.AsyncBaseTransport) -> AsyncIterator[httpx.AsyncClient]:
+    """Somebody's browser at the fake provider."""
+    async with httpx.AsyncClient(transport=way_abroad, base_url=ABROAD) as client:
+        yield client
 
 
 class Outbox:
@@ -216,30 +256,38 @@ async def clock(wall_clock: TestClock) -> AsyncIterator[TestClock]:
 
 
 @asynccontextmanager
-async def worker(settings: Settings, clock: TestClock, outbox: Outbox) -> AsyncIterator[Services]:
+async def worker(
+    settings: Settings, clock: TestClock, outbox: Outbox, abroad: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Services]:
     """One running instance of the service."""
-    services = build(settings, clock=clock, mail=lambda _: outbox, scripts=shifted)
+    services = build(settings, clock=clock, mail=lambda _: outbox, abroad=abroad, scripts=shifted)
     async with services.running():
         yield services
 
 
 @pytest.fixture(scope="session")
-async def services(settings: Settings, wall_clock: TestClock, outbox: Outbox) -> AsyncIterator[Services]:
+async def services(
+    settings: Settings, wall_clock: TestClock, outbox: Outbox, way_abroad: httpx.AsyncBaseTransport
+) -> AsyncIterator[Services]:
     """The service under test, with its keys, its front end and a client that may introspect."""
     first = build(settings, clock=wall_clock, mail=lambda _: outbox, scripts=shifted)
     await first.signing_keys.ensure()
     await first.client_administration.ensure_front_end()
     await first.close()
-    async with worker(settings, wall_clock, outbox) as running:
+    async with worker(settings, wall_clock, outbox, way_abroad) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 async def second_worker(
-    services: Services, settings: Settings, wall_clock: TestClock, outbox: Outbox
+    services: Services,
+    settings: Settings,
+    wall_clock: TestClock,
+    outbox: Outbox,
+    way_abroad: httpx.AsyncBaseTransport,
 ) -> AsyncIterator[Services]:
     """Another instance over the same stores."""
-    async with worker(settings, wall_clock, outbox) as running:
+    async with worker(settings, wall_clock, outbox, way_abroad) as running:
         yield running
 
 

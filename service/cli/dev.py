@@ -14,9 +14,10 @@ from pathlib import Path
 import click
 import uvicorn
 
-from service import logs
+from service import background, logs
 from service.app import create_app
 from service.cli.dev_env import furnish
+from service.cli.dev_provider import DevProvider
 from service.cli.running import MISUSED, end, prepare
 from service.clock import utc_now
 from service.crypto.roots import KEY_BYTES
@@ -25,6 +26,7 @@ from service.embedded.errors import EmbeddedError
 from service.embedded.servers import EmbeddedServers
 from service.errors import ServiceError
 from service.mail.mailbox import Mailbox
+from service.providers.directory import Providers
 from service.server import options
 from service.setting_values import SettingsError
 from service.settings import Settings, load
@@ -44,6 +46,7 @@ Vestibule is ready ({seconds:.1f} s)
 
   API and docs   {url}/docs
   mailbox        {url}/dev/mailbox
+  sign in by     {ways}
   client         {client_id}
   its secret     {secret}
   administrator  {admin}
@@ -75,9 +78,14 @@ class Place:
     port: int
 
     @property
-    def url(self) -> str:
+    def shown_host(self) -> str:
+        """The host as it stands in URLs."""
         host = self.host if self.host in CALLABLE else "localhost"
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return f"[{host}]" if ":" in host else host
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.shown_host}:{self.port}"
 
     @property
     def env(self) -> Path:
@@ -102,9 +110,11 @@ def dev(host: str, port: int, data: Path | None) -> None:
     try:
         with ExitStack() as stack:
             environ, alive = _servers(stack, place)
-            settings = load(environ)
+            provider = DevProvider.bound(place.host, place.port, place.shown_host)
+            stack.callback(provider.listening.close)
+            settings = load({**provider.settings(environ), **environ})
             migrate(settings.database_url)
-            _run(place, settings, alive, started)
+            _run(place, settings, provider, alive, started)
     except (EmbeddedError, OSError) as error:
         end(str(error))
     except SettingsError as error:
@@ -175,27 +185,39 @@ def _root_key(file: Path) -> str:
     return f"1:{key}"
 
 
-def _run(place: Place, settings: Settings, alive: Callable[[], bool], started: float) -> None:
+def _run(place: Place, settings: Settings, provider: DevProvider, alive: Callable[[], bool], started: float) -> None:
     services = build(settings, mail=lambda store: Mailbox(store, utc_now))
     config = uvicorn.Config(create_app(services, dev=True), **options(settings, place.host, place.port))
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(place, services, uvicorn.Server(config), alive, started))
+        runner.run(_serve(place, services, uvicorn.Server(config), provider, alive, started))
 
 
 async def _serve(
-    place: Place, services: Services, server: uvicorn.Server, alive: Callable[[], bool], started: float
+    place: Place,
+    services: Services,
+    server: uvicorn.Server,
+    provider: DevProvider,
+    alive: Callable[[], bool],
+    started: float,
 ) -> None:
     await prepare(services)
     env = await furnish(services, place.env, place.url)
-    watching = asyncio.create_task(_watch(place, server, alive, env, started))
+    playing = asyncio.create_task(provider.serve())
+    watching = asyncio.create_task(_watch(place, services.providers, server, alive, env, started))
     try:
         await server.serve()
     finally:
         watching.cancel()
+        await background.end(playing)
 
 
 async def _watch(
-    place: Place, server: uvicorn.Server, alive: Callable[[], bool], env: dict[str, str], started: float
+    place: Place,
+    providers: Providers,
+    server: uvicorn.Server,
+    alive: Callable[[], bool],
+    env: dict[str, str],
+    started: float,
 ) -> None:
     """Says when the service is up, and stops it when its servers are gone."""
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
@@ -208,6 +230,7 @@ async def _watch(
         WELCOME.format(
             seconds=seconds,
             url=place.url,
+            ways=" ".join(f"{place.url}/auth/social/{name}" for name in providers.all),
             client_id=client_id,
             secret=secret,
             admin=admin,

@@ -115,8 +115,8 @@ class SocialLogin:
 
         Raises `NotFound`, `StaleAuthentication`, `InvalidInput`, `TooManyRequests`, `ProviderUnavailable`.
         """
-        found = self.providers.get(provider)
         principal.ensure_fresh(self.settings, self.clock)
+        found = self.providers.get(provider)
         await self.limits.take("change", self.settings.limit_change_account, str(principal.account))
         account = await self.profile.read(principal.account)
         waiting = self._waiting(

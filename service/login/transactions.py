@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from service.crypto import opaque
+from service.crypto.pkce import new_verifier
 from service.crypto.roots import RootKeys
 from service.crypto.sealing import UnsealError, seal, unseal
 from service.settings import Settings
@@ -17,7 +18,7 @@ BROWSER_PREFIX = "vsb"
 STATE_PREFIX = "vss"
 STATE_PURPOSE = "provider state"
 BROWSER_PURPOSE = "provider browser"
-VERIFIER_BYTES = 48
+NONCE_BYTES = 32
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +53,8 @@ class Transactions:
         return presented if opaque.decode(BROWSER_PREFIX, presented) else opaque.mint(BROWSER_PREFIX)
 
     def secrets(self) -> tuple[str, str]:
-        """A nonce and a verifier (43 to 128 characters, RFC 7636 section 4.1), never used before."""
-        return secrets.token_urlsafe(32), secrets.token_urlsafe(VERIFIER_BYTES)
+        """A nonce and a verifier, never used before."""
+        return secrets.token_urlsafe(NONCE_BYTES), new_verifier()
 
     async def hold(self, waiting: Waiting, browser: str) -> str:
         """Keeps a transaction and answers its state."""

@@ -1,12 +1,10 @@
 """What every provider has in common: it is asked for a code, and the code stands for a person."""
 
-import base64
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +14,7 @@ import structlog
 from httpx_oauth.oauth2 import BaseOAuth2, GetAccessTokenError, OAuth2RequestError, OAuth2Token, RefreshTokenError
 
 from service.clock import Clock
+from service.crypto.pkce import challenge_of
 from service.errors import InvalidOrExpiredCode, ProviderUnavailable, ServiceError
 from service.provider_settings import ProviderSettings
 from service.providers.calls import Calls, TokenRefused, parsed
@@ -228,11 +227,6 @@ class _Client(BaseOAuth2[dict[str, Any]]):
     @asynccontextmanager
     async def get_httpx_client(self) -> AsyncIterator[httpx.AsyncClient]:
         yield self._client
-
-
-def challenge_of(verifier: str) -> str:
-    """The S256 challenge of a verifier (RFC 7636 section 4.2)."""
-    return base64.urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=").decode()
 
 
 def text(value: object) -> str:

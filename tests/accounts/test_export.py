@@ -10,7 +10,16 @@ import msgspec
 import pytest
 from sqlalchemy import text, update
 
-from service.accounts.export import Export, ExportedAccount, ExportedEvent, ExportedLink, ExportedMail, ExportedSession
+from service.accounts.export import (
+    Export,
+    ExportedAccount,
+    ExportedEvent,
+    ExportedIdentity,
+    ExportedLink,
+    ExportedMail,
+    ExportedSession,
+)
+from service.accounts.identities import Identity
 from service.accounts.models import Account
 from service.audit import AuditEvent
 from service.mail.outbox import OutboxRow
@@ -34,6 +43,7 @@ LEFT_OUT: dict[type[Table], dict[str, str]] = {
         "amr": "in the event of its opening",
         "scope": "what the front end is registered for",
     },
+    Identity: {"account_id": "the person", "sealed": "secrets", "leased_until": "says nothing"},
     AuditEvent: {"id": "says nothing", "account_id": "the person", "request_id": "says nothing"},
     OneTimeToken: {
         "account_id": "the person",
@@ -60,6 +70,7 @@ SHOWN: dict[type[Table], type[msgspec.Struct]] = {
     AuditEvent: ExportedEvent,
     OneTimeToken: ExportedLink,
     OutboxRow: ExportedMail,
+    Identity: ExportedIdentity,
 }
 OF_NOBODY = {"clients", "client_secrets", "apis", "signing_keys"}
 """Tables that hold nothing about people."""

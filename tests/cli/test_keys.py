@@ -205,14 +205,14 @@ async def test_rewrapping_says_what_it_did_and_what_still_needs_the_old_key(keys
     await keys.pair.workers[0].mailer.drain()
 
     first, needed = keys.said("rewrap", **rolled_out)
-    assert first == "sealed anew: 2 signing keys, 0 mails"
+    assert first == "sealed anew: 2 signing keys, 0 mails, 0 identities"
     assert re.fullmatch(r"key 1 is still needed: passwords \d+, client secrets 1", needed)
-    assert keys.said("rewrap", **rolled_out)[0] == "sealed anew: 0 signing keys, 0 mails"
+    assert keys.said("rewrap", **rolled_out)[0] == "sealed anew: 0 signing keys, 0 mails, 0 identities"
     assert keys.said("list", VESTIBULE_KEYS=ROOTS[2])  # the old one is out of the ring
     assert "nothing" not in keys.said("rewrap", **rolled_out)[-1]
 
     back = keys.said("rewrap", VESTIBULE_KEYS=f"{ROOTS[1]},{ROOTS[2]}")
-    assert back[0] == "sealed anew: 2 signing keys, 0 mails"
+    assert back[0] == "sealed anew: 2 signing keys, 0 mails, 0 identities"
     assert back[1:] == [LAST]
 
 

@@ -15,6 +15,7 @@ from tests.conftest import browser
 PROBLEM = "application/problem+json"
 UNDESCRIBED = {
     *("/docs", "/docs/start.js", "/docs/{name:str}", "/docs/{name}", "/openapi.json"),
+    *("/auth/done", "/auth/social/{provider}/callback"),
     *("/auth/confirm", "/auth/confirm/{name}", "/.well-known/oauth-authorization-server/{issuer_path}"),
 }
 """Pages for people are no part of the API; the description and its page do not describe themselves; an issuer with a
@@ -32,6 +33,9 @@ SEEN = {
     ("post", "/auth/refresh"): {200, 400, 401, 403, 413, 415, 503},
     ("post", "/auth/logout"): {204, 400, 403, 413, 415, 503},
     ("post", "/auth/reauthenticate"): {200, 400, 401, 403, 413, 415, 429, 503},
+    ("get", "/auth/social"): {200},
+    ("get", "/auth/social/{provider}"): {303, 400, 404, 429, 503},
+    ("post", "/auth/social/{provider}/exchange"): {200, 400, 403, 404, 409, 413, 415, 429, 502, 503},
     ("post", "/auth/password/forgot"): {202, 400, 413, 415, 429, 503},
     ("post", "/auth/password/reset"): {204, 400, 413, 415, 429, 503},
     ("get", "/me"): {200, 400, 401, 503},
@@ -44,6 +48,10 @@ SEEN = {
     ("get", "/me/sessions"): {200, 400, 401, 503},
     ("delete", "/me/sessions"): {204, 400, 401, 503},
     ("delete", "/me/sessions/{session_id}"): {204, 400, 401, 404, 503},
+    ("get", "/me/identities"): {200, 400, 401, 503},
+    ("post", "/me/identities/{provider}"): {200, 400, 401, 404, 429, 502, 503},
+    ("delete", "/me/identities/{provider}"): {204, 400, 401, 404, 409, 503},
+    ("get", "/me/identities/{provider}/guilds"): {200, 400, 401, 404, 409, 429, 502, 503},
     ("put", "/me/avatar"): {200, 400, 401, 404, 413, 415, 429, 503},
     ("delete", "/me/avatar"): {204, 400, 401, 503},
     ("get", "/avatars/{account_id}/{name}"): {200, 304, 404, 503},
