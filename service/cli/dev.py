@@ -92,6 +92,16 @@ class Place:
         return self.folder / "dev.env"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What belongs to this run: its servers are there while `alive` says so."""
+
+    place: Place
+    provider: DevProvider
+    alive: Callable[[], bool]
+    started: float
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where to listen.")
@@ -114,7 +124,7 @@ def dev(host: str, port: int, data: Path | None) -> None:
             stack.callback(provider.listening.close)
             settings = load({**provider.settings(environ), **environ})
             migrate(settings.database_url)
-            _run(place, settings, provider, alive, started)
+            _run(Run(place, provider, alive, started), settings)
     except (EmbeddedError, OSError) as error:
         end(str(error))
     except SettingsError as error:
@@ -185,25 +195,18 @@ def _root_key(file: Path) -> str:
     return f"1:{key}"
 
 
-def _run(place: Place, settings: Settings, provider: DevProvider, alive: Callable[[], bool], started: float) -> None:
+def _run(run: Run, settings: Settings) -> None:
     services = build(settings, mail=lambda store: Mailbox(store, utc_now))
-    config = uvicorn.Config(create_app(services, dev=True), **options(settings, place.host, place.port))
+    config = uvicorn.Config(create_app(services, dev=True), **options(settings, run.place.host, run.place.port))
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(place, services, uvicorn.Server(config), provider, alive, started))
+        runner.run(_serve(run, services, uvicorn.Server(config)))
 
 
-async def _serve(
-    place: Place,
-    services: Services,
-    server: uvicorn.Server,
-    provider: DevProvider,
-    alive: Callable[[], bool],
-    started: float,
-) -> None:
+async def _serve(run: Run, services: Services, server: uvicorn.Server) -> None:
     await prepare(services)
-    env = await furnish(services, place.env, place.url)
-    playing = asyncio.create_task(provider.serve())
-    watching = asyncio.create_task(_watch(place, services.providers, server, alive, env, started))
+    env = await furnish(services, run.place.env, run.place.url)
+    playing = asyncio.create_task(run.provider.serve())
+    watching = asyncio.create_task(_watch(run, services.providers, server, env))
     try:
         await server.serve()
     finally:
@@ -211,35 +214,28 @@ async def _serve(
         await background.end(playing)
 
 
-async def _watch(
-    place: Place,
-    providers: Providers,
-    server: uvicorn.Server,
-    alive: Callable[[], bool],
-    env: dict[str, str],
-    started: float,
-) -> None:
+async def _watch(run: Run, providers: Providers, server: uvicorn.Server, env: dict[str, str]) -> None:
     """Says when the service is up, and stops it when its servers are gone."""
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
     client_id, secret = env["VESTIBULE_CLIENT_ID"], env["VESTIBULE_CLIENT_SECRET"]
     admin = env.get("VESTIBULE_ADMIN_EMAIL", "of your own")
-    lines = TRY.format(url=place.url, client_id=client_id, secret=secret)
-    seconds = time.perf_counter() - started
+    lines = TRY.format(url=run.place.url, client_id=client_id, secret=secret)
+    seconds = time.perf_counter() - run.started
     click.echo(
         WELCOME.format(
             seconds=seconds,
-            url=place.url,
-            ways=" ".join(f"{place.url}/auth/social/{name}" for name in providers.all),
+            url=run.place.url,
+            ways=" ".join(f"{run.place.url}/auth/social/{name}" for name in providers.all),
             client_id=client_id,
             secret=secret,
             admin=admin,
             password=env.get("VESTIBULE_ADMIN_PASSWORD", "known to you"),
-            env=place.env,
+            env=run.place.env,
             lines=lines,
         )
     )
-    while alive():  # noqa: ASYNC110  another process has no event for us
+    while run.alive():  # noqa: ASYNC110  another process has no event for us
         await asyncio.sleep(WATCH_PAUSE)
     click.echo("the servers of this data folder were stopped: stopping as well", err=True)
     server.should_exit = True

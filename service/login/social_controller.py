@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, MediaType, Request, Response, get, post
 from litestar.datastructures import Cookie
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
@@ -103,12 +103,18 @@ class SocialController(Controller):
             Literal["login"] | None,
             QueryParameter(description="`login`: the provider shall ask for a credential anew, where it can."),
         ] = None,
-    ) -> Response[None]:
+    ) -> Response[bytes]:
         """Sends the browser to the provider. It comes back signed in, or with `error` in the query of `next`."""
         browser = request.cookies.get(BROWSER_COOKIE, "")
         begun = await social.begin(provider, wanted, client_id, device, browser, login_again=prompt is not None)
         headers = {**NO_STORE, "Location": begun.authorize_url}
-        return Response(None, status_code=303, headers=headers, cookies=[browser_cookie(begun, social.settings)])
+        return Response(
+            b"",
+            status_code=303,
+            media_type=MediaType.TEXT,
+            headers=headers,
+            cookies=[browser_cookie(begun, social.settings)],
+        )
 
     @post(
         "/{provider:str}/exchange",

@@ -53,7 +53,7 @@ class DiscordProvider(Provider):
     async def endpoints(self) -> Endpoints:
         return Endpoints(f"{self.settings.url}/oauth2/authorize", f"{self._api}/oauth2/token")
 
-    def extra(self, asked: Asked) -> dict[str, str]:
+    def particulars(self, asked: Asked) -> dict[str, str]:
         """Whoever agreed before is not asked again, unless they shall prove themselves."""
         return {} if asked.login_again else {"prompt": "none"}
 

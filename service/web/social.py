@@ -89,7 +89,8 @@ async def _finished(
     if finished.grant is not None:
         await leave_old_session(request, social.entrance.sessions)
         cookies = session_cookies(finished.grant)
-    return Response(None, status_code=303, headers={**NO_STORE, "Location": finished.next}, cookies=cookies)
+    headers = {**NO_STORE, "Location": finished.next}
+    return Response(b"", status_code=303, media_type=MediaType.TEXT, headers=headers, cookies=cookies)
 
 
 def _parameters(answer: str) -> dict[str, str]:
