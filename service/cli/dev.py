@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import uvicorn
 
-from service import background, logs
+from service import logs
 from service.app import create_app
 from service.cli.dev_env import furnish
 from service.cli.dev_provider import DevProvider
@@ -205,13 +205,13 @@ def _run(run: Run, settings: Settings) -> None:
 async def _serve(run: Run, services: Services, server: uvicorn.Server) -> None:
     await prepare(services)
     env = await furnish(services, run.place.env, run.place.url)
-    playing = asyncio.create_task(run.provider.serve())
+    run.provider.start()
     watching = asyncio.create_task(_watch(run, services.providers, server, env))
     try:
         await server.serve()
     finally:
         watching.cancel()
-        await background.end(playing)
+        await run.provider.stop()
 
 
 async def _watch(run: Run, providers: Providers, server: uvicorn.Server, env: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """The fake sign-in provider beside `vestibule dev`: a server of its own, since browsers must see another origin."""
 
+import asyncio
 import contextlib
 import secrets
 import socket
@@ -25,13 +26,15 @@ SITES = {
 PATHS = ("ISSUER", "URL")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DevProvider:
     """The provider, and the socket that it listens on."""
 
     provider: FakeProvider
     listening: socket.socket
     secret: str
+    _server: uvicorn.Server | None = None
+    _task: asyncio.Task[None] | None = None
 
     @classmethod
     def bound(cls, host: str, port: int, shown: str) -> "DevProvider":
@@ -57,11 +60,26 @@ class DevProvider:
             }
         return found
 
-    async def serve(self) -> None:
-        """Answers until it is cancelled."""
+    def start(self) -> None:
+        """Begins to answer."""
         app: Any = self.provider.app
-        config = uvicorn.Config(app, loop="none", log_config=None, access_log=False, ws="none", server_header=False)
-        await _Quiet(config).serve(sockets=[self.listening])
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Quiet(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[self.listening]), name="fake provider")
+
+    async def stop(self) -> None:
+        """Ends, within a second."""
+        if self._server and self._task:
+            self._server.should_exit = True
+            await self._task
 
 
 class _Quiet(uvicorn.Server):

@@ -86,6 +86,7 @@ class SocialController(Controller):
     @get(
         "/{provider:str}",
         status_code=303,
+        media_type=MediaType.TEXT,
         operation_id="beginSocialLogin",
         summary="Sign in through a provider",
         responses=refusals(NotFound, InvalidInput, UnknownClient, body=False),

@@ -74,7 +74,7 @@ SHOWN: dict[type[Table], type[msgspec.Struct]] = {
 }
 OF_NOBODY = {"clients", "client_secrets", "apis", "signing_keys"}
 """Tables that hold nothing about people."""
-DERIVED = {"has_password", "last_seen_at"}
+DERIVED: dict[type[Table], set[str]] = {Account: {"has_password"}, SessionRow: {"last_seen_at"}}
 
 
 async def export(http: httpx.AsyncClient, person: Person) -> dict[str, Any]:
@@ -92,7 +92,7 @@ async def count(services: Services, table: str, person: Person) -> int:
 
 @pytest.mark.parametrize("table", SHOWN, ids=lambda table: str(table.__tablename__))
 def test_a_column_is_exported_or_left_out_for_a_reason(table: type[Table]) -> None:
-    shown = set(SHOWN[table].__struct_fields__) - DERIVED
+    shown = set(SHOWN[table].__struct_fields__) - DERIVED.get(table, set())
     left_out = set(LEFT_OUT[table])
     assert shown | left_out == {column.key for column in table.__table__.columns}
     assert not shown & left_out

@@ -97,9 +97,9 @@ class BesideTheModel(RuleBasedStateMachine):
         # Not random, so that an example does the same whenever it is run.
         sid = sha256(str(len(self.model.sessions)).encode()).digest()[:16]
         detail = f"account\npwd {len(self.model.sessions)}"
-        overflow = self.model.overflow()
+        overflow, proved_ago = self.model.overflow(), len(self.model.sessions) % 3 * 90_000
         answered, created, absolute, roles, *evicted = self.run(
-            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, "newcomer"
+            "open", sid, IDLE, ABSOLUTE, MOST, TOMBSTONE, SALT, client, detail, "newcomer", proved_ago
         )
         gone = [session for session in self.model.sessions if session.sid in evicted]
         # Of several that were used in the same millisecond any one may go.
@@ -108,7 +108,7 @@ class BesideTheModel(RuleBasedStateMachine):
         assert all(self.model.verdict(session) == "live" for session in gone)
         for session in gone:
             self.model.end(session, EVICTED)
-        opened = self.model.open(sid, client, detail, gone)
+        opened = self.model.open(sid, client, detail, gone, proved_ago)
         assert roles == self.model.roles
         assert (answered, created, absolute) == (sid, opened.created, opened.absolute)
         assert self.redis.pttl(self.key) > ABSOLUTE + DAY - SLACK

@@ -63,7 +63,7 @@ class Model:
     def live(self) -> list[Session]:
         return [session for session in self.sessions if self.verdict(session) == "live"]
 
-    def open(self, sid: bytes, client: str, detail: str, gone: list[Session]) -> Session:
+    def open(self, sid: bytes, client: str, detail: str, gone: list[Session], proved_ago: int) -> Session:
         """A new session; `gone` are those that had to go for it, as `overflow` told before."""
         for session in self.sessions:
             forgettable = session.used + TOMBSTONE <= self.now
@@ -74,7 +74,7 @@ class Model:
             session.kept = False
         end = self.now + ABSOLUTE
         created = max(self.now, self.mark + 1)
-        opened = Session(sid, client, detail, created, created, self.now, self.now, end, self.now + IDLE)
+        opened = Session(sid, client, detail, created, created - proved_ago, self.now, self.now, end, self.now + IDLE)
         self.sessions.append(opened)
         self.roles = b"newcomer" if self.roles is None else self.roles
         return opened

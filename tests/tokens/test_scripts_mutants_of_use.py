@@ -144,6 +144,7 @@ LOOKING = (
 )
 
 SIGNING_IN = (
+    mutant("a proof elsewhere is one of now", "open", ("created - tonumber(ARGV[10])", "created")),
     mutant(
         "a sign-in has no time of its own",
         "open",

@@ -39,7 +39,7 @@ class Findings:
     def judge(self, case: Case, session: requests.Session) -> None:
         """One request and its answer; a complaint that was made before is not made again."""
         label = case.operation.label
-        answer = case.call(session=session)
+        answer = case.call(session=session, allow_redirects=False)
         if case.method == case.operation.method.upper():
             self.answered[label].add(answer.status_code)
         try:

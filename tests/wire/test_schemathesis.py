@@ -59,9 +59,15 @@ OUT_OF_REACH = {
     "POST /me/email/confirm",
     "GET /avatars/{account_id}/{name}",
     "HEAD /avatars/{account_id}/{name}",
+    "POST /auth/social/{provider}/exchange",
+    "DELETE /me/identities/{provider}",
+    "GET /me/identities/{provider}/guilds",
 }
-"""What needs a secret that was mailed, or a picture that is there: only refusals are seen of these."""
+"""What needs a secret that was mailed, a picture that is there, or a provider that answers: only refusals are seen."""
 GOOD: dict[str, list[Any]] = {
+    "provider": ["discord"],
+    "next": ["/auth/done"],
+    "prompt": ["login"],
     "password": [PASSWORD],
     "current_password": [PASSWORD],
     "new_password": [OTHER],
