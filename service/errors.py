@@ -112,7 +112,7 @@ class StaleAuthentication(ServiceError):
 
     status = 401
     code = "insufficient_user_authentication"
-    detail = "Give your password again: POST /auth/reauthenticate."
+    detail = "Give your password again (POST /auth/reauthenticate), or sign in anew."
 
     def __init__(self, max_age: int) -> None:
         super().__init__("not fresh")

@@ -38,6 +38,7 @@ class Me(msgspec.Struct, frozen=True):
     locale: str
     roles: tuple[str, ...]
     created_at: datetime
+    has_password: bool
 
     @classmethod
     def of(cls, account: Account) -> "Me":
@@ -50,6 +51,7 @@ class Me(msgspec.Struct, frozen=True):
             account.locale,
             tuple(account.roles),
             account.created_at,
+            account.password_hash is not None,
         )
 
 

@@ -10,7 +10,7 @@ from service import logs
 from service.cli.running import FAILED, settings_or_end
 from service.crypto.roots import RootKeys
 from service.crypto.sealing import UnsealError
-from service.errors import Unavailable
+from service.errors import ProviderUnavailable, Unavailable
 from service.mail.message import MailNotSent, NoTransport
 from service.mail.smtp import Smtp
 from service.setting_values import SettingsError
@@ -33,7 +33,10 @@ class Finding:
 
 @click.command()
 def doctor() -> None:
-    """Check settings, PostgreSQL, Redis, migrations, keys, clock and mail. Ends with 1 when something is not well."""
+    """Check settings, PostgreSQL, Redis, migrations, keys, clock, mail and providers.
+
+    Ends with 1 when something is not well.
+    """
     logs.configure(readable=True, level="error")
     settings = settings_or_end()
     findings = asyncio.run(examine(settings))
@@ -60,6 +63,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("redis", _redis),
         ("clock", _clock),
         ("mail", _mail),
+        ("providers", _providers),
     )
     try:
         return [
@@ -141,3 +145,17 @@ async def _mail(services: Services) -> Finding:
     except MailNotSent as error:
         return Finding("mail", f"the server did not take us in ({error})", "check VESTIBULE_SMTP_URL and the network")
     return Finding("mail", "the server takes us in")
+
+
+async def _providers(services: Services) -> Finding:
+    """Only OpenID providers have something to fetch; whether a client secret is right shows at the first sign-in."""
+    away = []
+    for provider in services.providers.all.values():
+        try:
+            await provider.look()
+        except ProviderUnavailable:
+            away.append(provider.id)
+    if not away:
+        return Finding("providers", ", ".join(services.providers.all) or "none")
+    advice = f"check {' and '.join(f'VESTIBULE_PROVIDER_{name.upper()}_ISSUER' for name in away)}, and the network"
+    return Finding("providers", f"no discovery document of this issuer: {', '.join(away)}", advice)

@@ -20,6 +20,7 @@ from service.device import Device
 from service.errors import (
     AccessDenied,
     FieldError,
+    InvalidCredentials,
     InvalidInput,
     InvalidState,
     PasswordChangeRequired,
@@ -138,9 +139,13 @@ class SocialLogin:
         if waiting is None or waiting.issuer != found.issuer:
             self.audit.record("login.social", "invalid_state", provider=found.id)
             raise InvalidState("no transaction of this browser and provider")
-        self._ensure_from(found, answer.get("iss"))
         try:
+            await found.look()
+            self._ensure_from(found, answer.get("iss"))
             return await self._finished(found, waiting, answer, device)
+        except InvalidState:
+            self.audit.record("login.social", "wrong_issuer", provider=found.id)
+            raise
         except ServiceError as refusal:
             self.audit.record("login.social", refusal.code, client=waiting.client_id, provider=found.id)
             log.info("a sign-in through a provider was refused", provider=found.id, reason=refusal.reason)
@@ -206,7 +211,6 @@ class SocialLogin:
     def _ensure_from(self, provider: Provider, issuer: str | None) -> None:
         """Mix-up: somebody else's answer is not taken to this provider (RFC 9207 section 2.4)."""
         if (issuer is None and provider.names_itself) or (issuer is not None and issuer != provider.issuer):
-            self.audit.record("login.social", "wrong_issuer", provider=provider.id)
             raise InvalidState("the answer of another issuer, or of nobody")
 
     async def _finished(
@@ -238,15 +242,18 @@ class SocialLogin:
                 await self.recovery.request(account.email, device)
             raise
         is_known = arrival.is_new or await self.guesses.knows(account, device)
-        grant = await self.entrance.admit(
-            account,
-            client,
-            PROVED_ELSEWHERE,
-            device,
-            news=None if is_known else 0,
-            identity=arrival.identity,
-            proved_ago=self._proved_ago(arrival, person),
-        )
+        try:
+            grant = await self.entrance.admit(
+                account,
+                client,
+                PROVED_ELSEWHERE,
+                device,
+                news=None if is_known else 0,
+                identity=arrival.identity,
+                proved_ago=self._proved_ago(arrival, person),
+            )
+        except InvalidCredentials as refusal:
+            raise Unavailable(f"at this very moment: {refusal.reason}") from None
         self.audit.record("login.social", account=account.id, client=client, provider=provider.id)
         return grant
 

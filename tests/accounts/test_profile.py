@@ -39,6 +39,7 @@ async def test_a_person_sees_their_account_and_no_more_than_is_theirs(
         "avatar_url": None,
         "locale": "en",
         "roles": [],
+        "has_password": True,
     }
 
 

@@ -376,7 +376,7 @@ def configured(redis_url: str, **wanted: str) -> Iterator[None]:
 def test_the_doctor_is_content_when_all_is_well(examined: dict[str, Result], migrated: dict[str, str]) -> None:
     result = examined["well"]
     assert (result.code, result.err) == (0, ""), result.out
-    assert result.out.count("✓") == len(result.out.splitlines()) == 7
+    assert result.out.count("✓") == len(result.out.splitlines()) == 8
     assert migrated["VESTIBULE_KEYS"] not in result.out
 
 
