@@ -159,9 +159,10 @@ class SocialLogin:
         """
         found = self.providers.get(provider)
         client = await self.clients.front_end(native.client_id)
-        wrong = [
-            FieldError("code_verifier", "code_verifier_invalid", "43 to 128 unreserved characters (RFC 7636 4.1).")
-        ] * (not VERIFIER.fullmatch(native.verifier))
+        wrong = []
+        if not VERIFIER.fullmatch(native.verifier):
+            detail = "43 to 128 unreserved characters (RFC 7636 section 4.1)."
+            wrong.append(FieldError("code_verifier", "code_verifier_invalid", detail))
         if not is_native_redirect(native.redirect_uri, client.redirect_uris):
             detail = "A loopback or custom-scheme URI that the client is registered with (RFC 8252)."
             wrong.append(FieldError("redirect_uri", "redirect_uri_not_allowed", detail))
