@@ -1,7 +1,7 @@
 """Foreign sign-in providers as operators configure them, each by a block of variables of its own.
 
 `VESTIBULE_PROVIDER_DISCORD_CLIENT_ID` is the `client_id` of the provider `discord`. Discord, GitHub and Google are
-known by these names; any other name is an OpenID provider that says so itself, at its `ISSUER`.
+known by these names, and so is Apple; any other name is an OpenID provider, at its `ISSUER`.
 """
 
 import re
@@ -20,6 +20,13 @@ LONGEST_NAME = 40
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "discord": {"kind": "discord", "name": "Discord", "url": "https://discord.com"},
     "github": {"kind": "github", "name": "GitHub", "url": "https://github.com", "api_url": "https://api.github.com"},
+    "apple": {
+        "kind": "openid",
+        "name": "Apple",
+        "issuer": "https://appleid.apple.com",
+        "scopes": "openid email name",
+        "response_mode": "form_post",
+    },
     "google": {"kind": "openid", "name": "Google", "issuer": "https://accounts.google.com"},
 }
 LEAST_SCOPES: Mapping[str, tuple[str, ...]] = {
@@ -39,7 +46,8 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     name: str = ""
     """How people know it; its id when empty."""
     issuer: str = ""
-    """Of an OpenID provider: its issuer, or the address of its discovery document."""
+    """Of an OpenID provider: its issuer byte for byte, with the slash at the end where it has one. The address of its
+    discovery document will do where it has none."""
     url: str = ""
     """Of Discord and GitHub: the site that people sign in at."""
     api_url: str = ""
@@ -60,9 +68,10 @@ def configured(provider: str, given: Mapping[str, str]) -> ProviderSettings:
     if not ID.fullmatch(provider):
         raise SettingsError(f"{head}…: a provider's name has up to 32 letters and digits, a letter first")
     values: dict[str, Any] = {**PRESETS.get(provider, {}), **given}
-    if given.get("url"):
-        values["api_url"] = given.get("api_url") or f"{given['url']}/api/v3"
-    values["name"] = values.get("name") or provider
+    values |= {field: values[field].rstrip("/") for field in ("url", "api_url") if field in values}
+    if given.get("url") and values.get("kind") == "github":
+        values["api_url"] = values["api_url"] if given.get("api_url") else f"{values['url']}/api/v3"
+    values["name"] = str(values.get("name", "")).strip() or provider
     values["issuer"] = values.get("issuer", "").removesuffix(DISCOVERY)
     values["scopes"] = tuple(str(values.get("scopes", "")).replace(",", " ").split())
     if isinstance(values.get("private_network"), str):
@@ -91,6 +100,7 @@ def _problems(given: ProviderSettings) -> list[str]:
             "API_URL must be an https URL without query and fragment",
         ),
         (is_openid or not given.issuer, "ISSUER is for OpenID providers; use URL"),
+        (given.kind == "github" or not given.api_url, "API_URL is for GitHub"),
         (not is_openid or not given.url, "URL is for Discord and GitHub; use ISSUER"),
         (not is_openid or "openid" in given.scopes, "SCOPES must hold openid (OpenID Connect Core 3.1.2.1)"),
         (is_openid or given.response_mode == "query", "RESPONSE_MODE form_post is for OpenID providers"),
@@ -126,5 +136,5 @@ def _in_variables(message: str) -> str:
         return f"missing {missing[1].upper()}"
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
-        return f"there is no {unknown[1].upper()}"
+        return f"there is no {unknown[1].upper()} (a provider's name holds no underscore)"
     return re.sub(r"`\$\.(\w+)`", lambda found: found[1].upper(), message)

@@ -124,7 +124,7 @@ class Federation:
                 return
             if any(identity.issuer == person.issuer for identity in mine):
                 raise AlreadyLinked("another subject of this issuer")
-            await self.identities.add(transaction, account.id, provider.id, _shown(person), tokens)
+            await self.identities.add(transaction, account.id, provider.id, _shown(person), tokens, at=self.clock())
             self.notices.report(transaction, "identity_linked", account, device, provider=provider.settings.name)
         self.audit.record("identity.link", account=asked.account, provider=provider.id)
 
@@ -146,8 +146,8 @@ class Federation:
             await self.identities.remove(transaction, found)
             name = self._name(provider)
             self.notices.report(transaction, "identity_unlinked", account, device, provider=name)
-            await self.journal.all_ended(transaction, account.id, Ended.UNLINKED.reason, but=principal.session)
-            await self.sessions.close_others(account.id, principal.session, Ended.UNLINKED)
+            await self.journal.all_ended(transaction, account.id, "identity_unlinked", but=principal.session)
+            await self.sessions.close_others(account.id, principal.session, Ended.ENDED)
         self.audit.record("identity.unlink", account=principal.account, provider=provider)
 
     async def of(self, account: UUID) -> list[Identity]:
@@ -165,6 +165,9 @@ class Federation:
             if account is None:
                 return None
             account.ensure_enabled()
+            identity = await self.identities.find(transaction, person)
+            if identity is None or identity.account_id != account.id:
+                return None
             is_linked = await self.identities.note(transaction, identity, provider.id, _shown(person), tokens)
             return account if is_linked else None
 
@@ -194,15 +197,18 @@ class Federation:
         )
         with conflicts_named():
             async with self.database.begin() as transaction:
-                await self._ensure_free(transaction, address)
+                await self._ensure_free(transaction, address, person)
                 await AccountRepository(session=transaction).add(account)
-                await self.identities.add(transaction, account.id, provider.id, shown, tokens)
+                await self.identities.add(transaction, account.id, provider.id, shown, tokens, at=now)
         self.audit.record("account.create", account=account.id, provider=provider.id)
         return account
 
-    async def _ensure_free(self, transaction: Transaction, address: str) -> None:
-        if await AccountRepository(session=transaction).by_name(Name("email", address)) is not None:
-            raise AccountLinkRequired("the address has an account")
+    async def _ensure_free(self, transaction: Transaction, address: str, person: ForeignPerson) -> None:
+        if await AccountRepository(session=transaction).by_name(Name("email", address)) is None:
+            return
+        if await self.identities.find(transaction, person) is not None:
+            raise IdentityTaken("the same person was faster")
+        raise AccountLinkRequired("the address has an account")
 
     async def _ensure_still_in(self, account: Account | None, asked: Linking) -> None:
         """While the row is held: whatever ends sessions holds it too (deploy/decisions/0006)."""

@@ -31,7 +31,7 @@ REWRAPPED = 200
 class Identity(Table):
     """One identity of an account. All but issuer, subject and account is as the provider last said it.
 
-    `sealed` holds its tokens, which end at `tokens_expire_at`; whoever renews them holds the row until `leased_until`.
+    `sealed` holds its tokens; whoever renews them has them for itself until `leased_until`.
     """
 
     __tablename__ = "identities"
@@ -62,7 +62,7 @@ class Identities:
     async def find(self, transaction: Transaction, person: ForeignPerson) -> Identity | None:
         """The identity of a foreign person."""
         statement = select(Identity).where(Identity.issuer == person.issuer, Identity.subject == person.subject)
-        found: Identity | None = await transaction.scalar(statement)
+        found: Identity | None = await transaction.scalar(statement.execution_options(populate_existing=True))
         return found
 
     async def of(self, transaction: Transaction, account: UUID) -> Sequence[Identity]:
@@ -77,14 +77,15 @@ class Identities:
         provider: str,
         person: ForeignPerson,
         tokens: ForeignTokens | None,
+        *,
+        at: datetime,
     ) -> None:
         """Links a person to an account. Raises `IdentityTaken` when somebody was faster."""
-        now = self.clock()
         identity = Identity(
             issuer=person.issuer,
             subject=person.subject,
             account_id=account,
-            linked_at=now,
+            linked_at=at,
             leased_until=None,
             **self._said(account, provider, person, tokens),
         )
@@ -135,18 +136,29 @@ class Identities:
         except UnsealError:
             return None
 
-    async def lease(self, transaction: Transaction, identity: Identity, life: timedelta) -> bool:
-        """Takes the tokens for ourselves, to renew them: of many at once one gets True."""
-        now = self.clock()
+    async def lease(self, transaction: Transaction, identity: Identity, life: timedelta) -> datetime | None:
+        """Takes the tokens for ourselves, to renew them, until the moment that is answered: of many at once one gets
+        it, and nobody whose tokens are not the newest."""
+        now, until = self.clock(), self.clock() + life
         is_free = or_(Identity.leased_until.is_(None), Identity.leased_until <= now)
-        return await self._change(
-            transaction, identity, and_(is_free, _is_unchanged(identity)), leased_until=now + life
-        )
+        may_be_taken = and_(is_free, Identity.sealed == identity.sealed)
+        return until if await self._change(transaction, identity, may_be_taken, leased_until=until) else None
 
-    async def keep(self, transaction: Transaction, identity: Identity, tokens: ForeignTokens | None) -> None:
-        """Puts other tokens, or none, in the place of those that were seen; ends the lease. Newer ones stay."""
+    async def keep(
+        self, transaction: Transaction, identity: Identity, tokens: ForeignTokens | None, lease: datetime
+    ) -> None:
+        """Ends a lease with other tokens, or with none; what came in by a sign-in meanwhile stays."""
         sealed = self._sealed(identity.issuer, identity.subject, identity.account_id, tokens)
-        await self._change(transaction, identity, _is_unchanged(identity), sealed=sealed, leased_until=None)
+        is_ours = Identity.leased_until == lease
+        await self._change(transaction, identity, is_ours, sealed=sealed, leased_until=None)
+
+    async def release(self, transaction: Transaction, identity: Identity, lease: datetime) -> None:
+        """Ends a lease that brought nothing."""
+        await self._change(transaction, identity, Identity.leased_until == lease, leased_until=None)
+
+    async def forget(self, transaction: Transaction, identity: Identity) -> None:
+        """Throws tokens away that are of no use any more; newer ones stay."""
+        await self._change(transaction, identity, Identity.sealed == identity.sealed, sealed=None)
 
     async def rewrap(self) -> int:
         """Seals with the current root key what an older one sealed; how many those were."""
@@ -197,10 +209,6 @@ def _is_row(identity: Identity) -> tuple[ColumnElement[bool], ...]:
         Identity.subject == identity.subject,
         Identity.account_id == identity.account_id,
     )
-
-
-def _is_unchanged(identity: Identity) -> ColumnElement[bool]:
-    return Identity.sealed == identity.sealed
 
 
 def _bound_to(identity: Identity) -> str:

@@ -97,8 +97,10 @@ class Recovery:
         return account if is_current else None
 
     def _back_to(self, found: OneTimeToken) -> datetime:
-        """Whoever was in the account may have linked an identity of their own: what is as young as that goes."""
-        return found.created_at if found.purpose == "undo" else self.clock() - self.settings.undo_link_life
+        """Whoever was in the account may have linked an identity of their own: what is a day old goes, and what is
+        younger than the change that is undone."""
+        day_ago = self.clock() - self.settings.undo_link_life
+        return min(found.created_at, day_ago) if found.purpose == "undo" else day_ago
 
     async def _replace(self, found: OneTimeToken, seen: Account, password_hash: str, device: Device) -> Account:
         """Password, address, link, journal, mails and the end of all sessions: all of it, or nothing.

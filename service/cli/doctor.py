@@ -149,13 +149,13 @@ async def _mail(services: Services) -> Finding:
 
 async def _providers(services: Services) -> Finding:
     """Only OpenID providers have something to fetch; whether a client secret is right shows at the first sign-in."""
-    away = []
+    away: dict[str, str] = {}
     for provider in services.providers.all.values():
         try:
             await provider.look()
-        except ProviderUnavailable:
-            away.append(provider.id)
+        except ProviderUnavailable as error:
+            away[provider.id] = error.reason
     if not away:
         return Finding("providers", ", ".join(services.providers.all) or "none")
     advice = f"check {' and '.join(f'VESTIBULE_PROVIDER_{name.upper()}_ISSUER' for name in away)}, and the network"
-    return Finding("providers", f"no discovery document of this issuer: {', '.join(away)}", advice)
+    return Finding("providers", "; ".join(away.values()), advice)

@@ -5,6 +5,7 @@ provider's that we allow, and the key one of that algorithm's type: the token ch
 """
 
 import hmac
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ ALGORITHMS = ("RS256", "PS256", "ES256", "RS384", "PS384", "ES384", "RS512", "PS
 """Asymmetric ones alone: with a symmetric one every reader of the secret could sign."""
 HASHES = {"256": sha256, "384": sha384, "512": sha512}
 LONGEST = 16_384
+COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", re.ASCII)
 LEAST_RSA_BITS = 2048
 MOST_KEYS = 50
 
@@ -99,7 +101,8 @@ def verify(
         raise UnknownKey("no key of that id")
     payload = next(filter(None, (_payload(token, key, header.alg) for key in fitting)), None)
     if payload is None:
-        raise IdTokenRefused("signature")
+        is_named = header.kid is not None and all(key.get("kid") == header.kid for key in fitting)
+        raise IdTokenRefused("signature") if is_named else UnknownKey("signature")
     try:
         claims = msgspec.convert(strict_json.loads(payload), IdClaims)
     except (ValueError, msgspec.ValidationError):
@@ -109,7 +112,7 @@ def verify(
 
 
 def _header(token: str) -> _Header:
-    if len(token) > LONGEST or not token.isascii() or token.count(".") != 2:  # noqa: PLR2004  three parts (RFC 7515)
+    if len(token) > LONGEST or not COMPACT.fullmatch(token):
         raise IdTokenRefused("shape")
     raw = from_base64url(token.partition(".")[0])
     try:
@@ -164,5 +167,5 @@ def _is_same(said: str | None, expected: str | None) -> bool:
 
 def _half_hash(access_token: str, algorithm: str) -> str:
     """The left half of its hash (OpenID Connect Core 3.1.3.6)."""
-    digest = HASHES.get(algorithm[2:], sha512)(access_token.encode()).digest()
+    digest = HASHES.get(algorithm[2:], sha512)(access_token.encode("utf-8", "replace")).digest()
     return base64url(digest[: len(digest) // 2])

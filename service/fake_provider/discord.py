@@ -58,7 +58,7 @@ class DiscordController(Controller):
         good = Response(msgspec.json.encode(answer), media_type=JSON)
         return await spoilt(done.mishap, good, backstage)
 
-    @get("/api/users/@me")
+    @get("/api/v10/users/@me")
     async def user(self, request: Request[Any, Any, Any], backstage: NamedDependency[Backstage]) -> Response[Any]:
         """The person, for the scope `identify`; their address for `email` too."""
         grant = authorized(request, backstage, DISCORD, "profile_unauthorized")
@@ -67,7 +67,7 @@ class DiscordController(Controller):
         good = Response(msgspec.json.encode(_user(grant)), media_type=JSON)
         return await spoilt(kind_of(grant.fault, "profile"), good, backstage)
 
-    @get("/api/users/@me/guilds")
+    @get("/api/v10/users/@me/guilds")
     async def guilds(self, request: Request[Any, Any, Any], backstage: NamedDependency[Backstage]) -> Response[Any]:
         """The servers that the person is in, for the scope `guilds`."""
         grant = authorized(request, backstage, DISCORD, "guilds_unauthorized")

@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
+
 from service.accounts.identities import Identities, Identity
 from service.clock import Clock
 from service.errors import NotFound, NotLinked, ProviderUnavailable
@@ -15,6 +17,8 @@ from service.providers.provider import ForeignTokens
 from service.settings import Settings
 from service.store.postgres import Database
 from service.tokens.principal import Principal
+
+log = structlog.get_logger("vestibule.guilds")
 
 MARGIN = timedelta(seconds=60)
 """A token that ends within this is renewed before it is used."""
@@ -55,7 +59,8 @@ class Guilds:
         try:
             return await discord.guilds(tokens.access_token)
         except TokenRefused:
-            await self._keep(identity, None)
+            async with self.database.begin() as transaction:
+                await self.identities.forget(transaction, identity)
             raise NotLinked("a renewed token is refused") from None
 
     async def _linked(self, principal: Principal, discord: DiscordProvider) -> tuple[Identity, ForeignTokens]:
@@ -71,33 +76,33 @@ class Guilds:
         self, principal: Principal, discord: DiscordProvider, identity: Identity, tokens: ForeignTokens
     ) -> tuple[Identity, ForeignTokens]:
         async with self.database.begin() as transaction:
-            is_ours = await self.identities.lease(transaction, identity, self.settings.provider_timeout * 2)
-        if not is_ours:
-            return await self._renewed_by_another(principal, discord, identity)
+            lease = await self.identities.lease(transaction, identity, self.settings.provider_timeout * 2)
+        if lease is None:
+            return await self._renewed_by_another(principal, discord, tokens)
+        renewed: ForeignTokens | None = None
         try:
             renewed = await discord.renewed(tokens)
-        except TokenRefused:
-            await self._keep(identity, None)
-            raise NotLinked("the consent was withdrawn") from None
         except ProviderUnavailable:
-            await self._keep(identity, tokens)
+            async with self.database.begin() as transaction:
+                await self.identities.release(transaction, identity, lease)
             raise
-        await self._keep(identity, renewed)
+        except TokenRefused:
+            log.info("a person withdrew their consent at a provider", provider=discord.id)
+        async with self.database.begin() as transaction:
+            await self.identities.keep(transaction, identity, renewed, lease)
         return await self._linked(principal, discord)
 
     async def _renewed_by_another(
-        self, principal: Principal, discord: DiscordProvider, seen: Identity
+        self, principal: Principal, discord: DiscordProvider, seen: ForeignTokens
     ) -> tuple[Identity, ForeignTokens]:
         try:
             async with asyncio.timeout(self.settings.provider_timeout.total_seconds()):
                 while True:
                     identity, tokens = await self._linked(principal, discord)
-                    if identity.sealed != seen.sealed:
+                    if tokens != seen:
                         return identity, tokens
+                    if identity.leased_until is None or identity.leased_until <= self.clock():
+                        raise ProviderUnavailable("whoever renewed the tokens could not", retry_after=1)
                     await asyncio.sleep(PAUSE)
         except TimeoutError:
             raise ProviderUnavailable("whoever renews the tokens takes too long", retry_after=1) from None
-
-    async def _keep(self, identity: Identity, tokens: ForeignTokens | None) -> None:
-        async with self.database.begin() as transaction:
-            await self.identities.keep(transaction, identity, tokens)

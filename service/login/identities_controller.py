@@ -22,7 +22,7 @@ from service.errors import (
 )
 from service.login.guilds import Guilds
 from service.login.social import SocialLogin
-from service.login.social_controller import BROWSER_COOKIE, Wanted, browser_cookie
+from service.login.social_controller import BROWSER_COOKIE, Wanted, browser_cookie, ensure_once
 from service.problems import NO_STORE, refusals
 from service.providers.discord import Guild
 from service.tokens.principal import BEARER, Principal
@@ -88,6 +88,7 @@ class IdentitiesController(Controller):
     ) -> Response[LinkBegun]:
         """Begins to link a provider. It is linked when this very browser, which gets a cookie here, comes back from
         there. Needs a sign-in within the last minutes."""
+        ensure_once(request)
         begun = await social.begin_link(principal, provider, wanted, request.cookies.get(BROWSER_COOKIE, ""))
         cookies = [browser_cookie(begun, social.settings)]
         return Response(LinkBegun(begun.authorize_url), headers=NO_STORE, cookies=cookies)

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+import msgspec
 import structlog
 
 from service.accounts.entrance import Entrance
@@ -38,14 +39,24 @@ from service.settings import Settings
 from service.tokens.client_rules import is_native_redirect
 from service.tokens.clients import Clients
 from service.tokens.principal import Principal
-from service.tokens.session_facts import Grant
+from service.tokens.session_facts import Ended, Grant
 
 log = structlog.get_logger("vestibule.social")
 
 PROVED_ELSEWHERE = ("fed",)
 """`amr` of a session that a provider opened: how the person was proved there, we did not see."""
+CANCELLED = {"access_denied", "user_cancelled_authorize"}
+"""The second is Apple's word."""
 VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 LONGEST_CODE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """What a browser brought: the value that ties transactions to it, and its refresh token; either may be empty."""
+
+    tie: str
+    refresh_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ class SocialLogin:
     clock: Clock
 
     async def begin(
-        self, provider: str, wanted: str | None, client_id: str, device: Device, browser: str, *, login_again: bool
+        self, provider: str, wanted: str | None, client_id: str, device: Device, browser: Browser, *, login_again: bool
     ) -> Begun:
         """A sign-in that leads back to the page `wanted`. `login_again` asks the provider for a new proof.
 
@@ -104,12 +115,14 @@ class SocialLogin:
         client = await self.clients.front_end(client_id)
         page = self._page(wanted)
         await self.limits.take("social-network", self.settings.limit_social_network, device.network)
-        waiting = self._waiting(found, page, client.id)
+        held = await self.entrance.sessions.held(browser.refresh_token) if browser.refresh_token else None
+        left = (held.token.account, held.token.session) if held else None
+        waiting = msgspec.structs.replace(self._waiting(found, page, client.id), mark=device.mark, left=left)
         try:
-            return await self._begun(found, waiting, browser, login_again=login_again)
+            return await self._begun(found, waiting, browser.tie, login_again=login_again)
         except ProviderUnavailable as error:
             log.warning("a sign-in could not begin", provider=found.id, reason=error.reason)
-            return Begun(with_error(page, error.code), self.transactions.browser(browser))
+            return Begun(with_error(page, error.code), self.transactions.browser(browser.tie))
 
     async def begin_link(self, principal: Principal, provider: str, wanted: str | None, browser: str) -> Begun:
         """The same for somebody who is signed in and wants to sign in through this provider too.
@@ -218,14 +231,17 @@ class SocialLogin:
         self, provider: Provider, waiting: Waiting, answer: Mapping[str, str], device: Device
     ) -> Finished:
         if "error" in answer:
-            is_cancelled = answer["error"] == "access_denied"
+            is_cancelled = answer["error"] in CANCELLED
             raise AccessDenied("cancelled") if is_cancelled else ProviderUnavailable(f"error {answer['error'][:64]!r}")
         code = answer.get("code", "")
         if not 0 < len(code) <= LONGEST_CODE:
             raise ProviderUnavailable("neither code nor error")
         person, tokens = await provider.identify(code, waiting.redirect_uri, waiting.verifier, waiting.nonce)
         if waiting.account is None:
-            return Finished(waiting.next, await self._enter(provider, person, tokens, waiting.client_id, device))
+            device = replace(device, mark=device.mark or waiting.mark)
+            grant = await self._enter(provider, person, tokens, waiting.client_id, device)
+            await self._leave(waiting)
+            return Finished(waiting.next, grant)
         asked = Linking(waiting.account, waiting.session, waiting.password_changed_at)
         await self.federation.link(asked, provider, person, tokens if provider.has_tokens else None, device)
         return Finished(waiting.next)
@@ -257,6 +273,14 @@ class SocialLogin:
             raise Unavailable(f"at this very moment: {refusal.reason}") from None
         self.audit.record("login.social", account=account.id, client=client, provider=provider.id)
         return grant
+
+    async def _leave(self, waiting: Waiting) -> None:
+        """Ends the session that the browser had: its cookie is replaced, and nobody could reach it (ASVS 7.2.4)."""
+        if waiting.left is not None:
+            account, session = waiting.left
+            with suppress(Unavailable):
+                await self.entrance.sessions.end(account, session, Ended.LOGOUT)
+                await self.entrance.journal.ended(session, Ended.LOGOUT.reason)
 
     def _proved_ago(self, arrival: Arrival, person: ForeignPerson) -> timedelta:
         """How long ago the person gave a credential, as far as anybody vouches for it (ASVS 6.8.4).

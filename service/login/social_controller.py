@@ -14,6 +14,7 @@ from service.errors import (
     AccountLinkRequired,
     InvalidInput,
     InvalidOrExpiredCode,
+    MalformedRequest,
     NotFound,
     PasswordChangeRequired,
     ProviderAnswerInvalid,
@@ -22,7 +23,7 @@ from service.errors import (
     ProviderUnavailable,
     UnknownClient,
 )
-from service.login.social import Begun, NativeCode, SocialLogin
+from service.login.social import Begun, Browser, NativeCode, SocialLogin
 from service.problems import NO_STORE, refusals
 from service.providers.directory import Providers
 from service.settings import Settings
@@ -30,6 +31,7 @@ from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC
 from service.tokens.sessions import Sessions
 from service.tokens.transport import (
+    COOKIE,
     ClientId,
     TokenAnswer,
     Transport,
@@ -89,7 +91,7 @@ class SocialController(Controller):
         media_type=MediaType.TEXT,
         operation_id="beginSocialLogin",
         summary="Sign in through a provider",
-        responses=refusals(NotFound, InvalidInput, UnknownClient, body=False),
+        responses=refusals(NotFound, InvalidInput, MalformedRequest, UnknownClient, body=False),
     )
     async def begin(
         self,
@@ -106,7 +108,8 @@ class SocialController(Controller):
         ] = None,
     ) -> Response[bytes]:
         """Sends the browser to the provider. It comes back signed in, or with `error` in the query of `next`."""
-        browser = request.cookies.get(BROWSER_COOKIE, "")
+        ensure_once(request)
+        browser = Browser(request.cookies.get(BROWSER_COOKIE, ""), request.cookies.get(COOKIE, ""))
         begun = await social.begin(provider, wanted, client_id, device, browser, login_again=prompt is not None)
         headers = {**NO_STORE, "Location": begun.authorize_url}
         return Response(
@@ -161,6 +164,14 @@ class SocialController(Controller):
         if data.transport == "cookie":
             await leave_old_session(request, sessions)
         return token_answer(grant, data.transport)
+
+
+def ensure_once(request: Request[Any, Any, Any]) -> None:
+    """Raises `MalformedRequest` for a query that gives something twice: whoever checks the one must not follow the
+    other."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(names) != len(set(names)):
+        raise MalformedRequest("a parameter is repeated")
 
 
 def browser_cookie(begun: Begun, settings: Settings) -> Cookie:

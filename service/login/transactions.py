@@ -24,7 +24,8 @@ NONCE_BYTES = 32
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """One transaction: what was asked of whom, and where its person wants to go. Linking has an account and a session.
 
-    `verifier` and `nonce` never leave the service but to the provider they are for.
+    `verifier` and `nonce` never leave the service but to the provider they are for. `mark` is the device's, and `left`
+    the session that the browser has: on the way back from another site it keeps those cookies to itself.
     """
 
     provider: str
@@ -38,6 +39,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     account: UUID | None = None
     session: bytes = b""
     password_changed_at: float = 0
+    mark: str = ""
+    left: tuple[UUID, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ LINK = re.compile(r"https?://\S+")
 ANCHOR = r'<a href="\g<0>" rel="noreferrer">\g<0></a>'
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import httpx
@@ -20,13 +21,26 @@ from service.errors import ProviderUnavailable
 from service.provider_settings import is_secure
 from service.setting_values import parts_of
 
-HEADERS = {"User-Agent": "vestibule", "Accept": "application/json", "Accept-Encoding": "identity"}
+AGENT = "vestibule"
+HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 MOST_BYTES = 512 * 1024
-MOST_ADDRESSES = 3
+MOST_ADDRESSES = 4
+PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+SITES = ipaddress.ip_network("fec0::/10")
+"""Addresses that are nobody's, whatever Python's tables say of them."""
+METADATA = (ipaddress.ip_network("fd00:ec2::/32"), ipaddress.ip_network("100.100.100.200/32"))
+"""Where clouds hand out the credentials of a machine, beside the link-local addresses."""
+SHARED = ipaddress.ip_network("100.64.0.0/10")
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""IPv4 addresses as hosts without IPv4 call them (RFC 6052)."""
 
 
 class TokenRefused(Exception):
     """The provider does not take a token (any more)."""
+
+
+class NotGiven(ProviderUnavailable):
+    """The token is good, but not for this; or somebody on the way says so."""
 
 
 Resolve = Callable[[str, int], Coroutine[Any, Any, list[str]]]
@@ -57,7 +71,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         except (OSError, UnicodeError):
             raise httpx.ConnectError("the host has no address") from None
         allowed = [address for address in addresses if is_allowed(address, is_private=self._is_private)]
-        for address in allowed[:MOST_ADDRESSES]:
+        for address in _of_both_families(allowed)[:MOST_ADDRESSES]:
             request.url = request.url.copy_with(host=address)
             request.extensions = {**request.extensions, "sni_hostname": host}
             try:
@@ -71,8 +85,17 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
+def _of_both_families(addresses: list[str]) -> list[str]:
+    """IPv6 and IPv4 in turn: a host may have many of a family that does not lead anywhere from here."""
+    six, four = ([one for one in addresses if (":" in one) is is_six] for is_six in (True, False))
+    return [one for pair in zip_longest(six, four) for one in pair if one is not None]
+
+
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """Reads bodies before anybody else does: up to half a MiB, and nothing that would have to be unfolded."""
+    """Reads bodies before anybody else does: up to half a MiB, and nothing that would have to be unfolded.
+
+    Cookies are dropped: what one person's sign-in brought must not go along with another's.
+    """
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
@@ -81,7 +104,8 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         """One request. Raises `httpx.ReadError` for a body that is too long, `httpx.DecodingError` for a packed one."""
         response = await self._inner.handle_async_request(request)
         try:
-            return httpx.Response(response.status_code, headers=response.headers, content=await _content(response))
+            headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"set-cookie"]
+            return httpx.Response(response.status_code, headers=headers, content=await _content(response))
         finally:
             await response.aclose()
 
@@ -111,12 +135,17 @@ def is_allowed(address: str, *, is_private: bool) -> bool:
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+        translated = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in TRANSLATED else None
+        inner = found.ipv4_mapped or found.sixtofour or translated or (found.teredo[1] if found.teredo else None)
         if inner is not None:
             return is_allowed(str(inner), is_private=is_private)
+    if found.is_loopback:
+        return is_private
     if found.is_link_local or found.is_multicast or found.is_unspecified or found.is_reserved:
         return False
-    return found.is_global or (is_private and (found.is_private or found.is_loopback))
+    if any(found in network for network in (PROTOCOLS, SITES, *METADATA)):
+        return False
+    return found.is_global or (is_private and (found.is_private or found in SHARED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +157,29 @@ class Calls:
     is_private: bool
 
     @classmethod
-    def to(cls, timeout: float, *, is_private: bool, transport: httpx.AsyncBaseTransport | None = None) -> "Calls":
+    def to(
+        cls, timeout: float, *, is_private: bool, agent: str = AGENT, transport: httpx.AsyncBaseTransport | None = None
+    ) -> "Calls":
         """`transport` is what tests put in the place of the network."""
         client = httpx.AsyncClient(
             transport=BoundedTransport(transport or GuardedTransport(is_private=is_private)),
-            headers=HEADERS,
-            timeout=timeout,
+            headers={**HEADERS, "User-Agent": agent},
+            timeout=httpx.Timeout(timeout, connect=timeout / (MOST_ADDRESSES + 1)),
             follow_redirects=False,
             trust_env=False,
         )
         return cls(client, timeout, is_private)
 
     async def json(self, url: str, *, token: str = "") -> Any:
-        """The JSON document at a URL. Raises `TokenRefused` for a 401 or 403, else `ProviderUnavailable`."""
+        """The JSON document at a URL. Raises `TokenRefused` for a 401, `NotGiven` for 403 and 404, else
+        `ProviderUnavailable`."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with self.bounded():
             response = await self.client.get(self.checked(url), headers=headers)
-        if token and response.status_code in {401, 403}:
-            raise TokenRefused(f"{response.status_code} for a token")
+        if token and response.status_code == httpx.codes.UNAUTHORIZED:
+            raise TokenRefused("401 for a token")
+        if response.status_code in {httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND}:
+            raise NotGiven(f"answered {response.status_code}")
         if response.status_code != httpx.codes.OK:
             raise ProviderUnavailable(f"answered {response.status_code}", retry_after=_retry_after(response.headers))
         return parsed(response.content)
@@ -156,7 +190,7 @@ class Calls:
         try:
             async with asyncio.timeout(self.timeout):
                 yield
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, UnicodeError) as error:
             raise ProviderUnavailable(type(error).__name__) from error
 
     def checked(self, url: str) -> str:

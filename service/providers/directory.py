@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import httpx
 
-from service import background
+from service import __version__, background
 from service.clock import Clock
 from service.errors import NotFound, ProviderUnavailable
-from service.providers.calls import Calls
+from service.providers.calls import AGENT, Calls
 from service.providers.discord import DiscordProvider
 from service.providers.github import GitHubProvider
 from service.providers.openid import OpenIdProvider
@@ -77,7 +77,8 @@ async def _looked_at(provider: Provider) -> None:
 def _made(name: str, settings: Settings, clock: Clock, transport: httpx.AsyncBaseTransport | None) -> Provider:
     given = settings.providers[name]
     seconds = settings.provider_timeout.total_seconds()
-    calls = Calls.to(seconds, is_private=given.private_network, transport=transport)
+    agent = f"DiscordBot ({settings.issuer}, {__version__})" if given.kind == "discord" else AGENT  # as its rules want
+    calls = Calls.to(seconds, is_private=given.private_network, agent=agent, transport=transport)
     if given.kind == "openid":
         return OpenIdProvider(name, given, calls, clock, settings.leeway)
     if given.kind == "discord":

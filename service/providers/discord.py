@@ -7,16 +7,18 @@ import msgspec
 from httpx_oauth.oauth2 import OAuth2Token
 
 from service.errors import ProviderUnavailable
-from service.providers.provider import Asked, Endpoints, ForeignPerson, Provider, text
+from service.providers.provider import Endpoints, ForeignPerson, Provider, address, text
 
 PICTURES = "https://cdn.discordapp.com"
+API_VERSION = 10
+"""Without one, an old version answers."""
 
 
 class _Profile(msgspec.Struct, frozen=True):
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}$")]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}\Z")]
     username: str
     global_name: str | None = None
-    avatar: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z_]{1,64}$")] | None = None
+    avatar: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z_]{1,64}\Z")] | None = None
     email: str | None = None
     verified: bool | None = None
     locale: str | None = None
@@ -27,7 +29,7 @@ class _Guild(msgspec.Struct, frozen=True):
     name: str
     icon: str | None = None
     owner: bool = False
-    permissions: str = "0"
+    permissions: str | int = "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,7 @@ class DiscordProvider(Provider):
         return self.settings.url
 
     async def endpoints(self) -> Endpoints:
-        return Endpoints(f"{self.settings.url}/oauth2/authorize", f"{self._api}/oauth2/token")
-
-    def particulars(self, asked: Asked) -> dict[str, str]:
-        """Whoever agreed before is not asked again, unless they shall prove themselves."""
-        return {} if asked.login_again else {"prompt": "none"}
+        return Endpoints(f"{self.settings.url}/oauth2/authorize", f"{self.settings.url}/api/oauth2/token")
 
     async def person(self, token: OAuth2Token, nonce: str | None) -> ForeignPerson:
         try:
@@ -68,7 +66,7 @@ class DiscordProvider(Provider):
             self.issuer,
             profile.id,
             username=text(profile.username) or text(profile.global_name),
-            email=text(profile.email),
+            email=address(profile.email),
             email_verified=profile.verified is True,
             picture=f"{PICTURES}/avatars/{profile.id}/{profile.avatar}.png" if profile.avatar else "",
             locale=text(profile.locale),
@@ -81,11 +79,11 @@ class DiscordProvider(Provider):
             found = msgspec.convert(document, list[_Guild])
         except msgspec.ValidationError:
             raise ProviderUnavailable(f"{self.id}: not a list of guilds") from None
-        return [Guild(guild.id, text(guild.name), _icon(guild), guild.owner, guild.permissions) for guild in found]
+        return [Guild(guild.id, text(guild.name), _icon(guild), guild.owner, str(guild.permissions)) for guild in found]
 
     @property
     def _api(self) -> str:
-        return f"{self.settings.url}/api"
+        return f"{self.settings.url}/api/v{API_VERSION}"
 
 
 def _icon(guild: _Guild) -> str | None:

@@ -14,14 +14,20 @@ from service.crypto.id_tokens import ALGORITHMS, Expected, IdClaims, IdTokenRefu
 from service.errors import ProviderAnswerInvalid, ProviderUnavailable
 from service.provider_settings import DISCOVERY, ProviderSettings
 from service.providers.calls import Calls
-from service.providers.provider import Asked, Endpoints, ForeignPerson, Provider, text
+from service.providers.provider import Asked, Endpoints, ForeignPerson, Provider, address, picture, text
 
 log = structlog.get_logger("vestibule.providers")
 
 KEPT = timedelta(hours=1)
 """How long metadata are good; what is older is used on when the provider does not answer."""
 COOLDOWN = timedelta(seconds=60)
-"""Between two fetches of keys for an unknown key id, and after any fetch that failed."""
+"""Between two fetches of keys for an unknown key id."""
+PAUSE = timedelta(seconds=10)
+"""After a fetch that failed."""
+TRUTH_AS_TEXT = {"https://appleid.apple.com"}
+"""Providers that document the text "true" for a verified address."""
+PROMPTS = {"https://accounts.google.com": "select_account"}
+"""Providers that do not know `prompt=login`, and what they know instead."""
 PROFILE = ("email", "email_verified", "name", "preferred_username", "picture", "locale")
 
 Url = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
@@ -48,7 +54,9 @@ class _Kept:
     keys: tuple[dict[str, Any], ...] = ()
     fetched_at: datetime | None = None
     failed_at: datetime | None = None
-    keys_tried_at: datetime | None = None
+    fault: str = ""
+    keys_fetched_at: datetime | None = None
+    keys_failed_at: datetime | None = None
     keys_wanted_at: datetime | None = None
     """When they were fetched for an unknown key id."""
 
@@ -95,7 +103,7 @@ class OpenIdProvider(Provider):
         if self.settings.response_mode != "query":
             extra["response_mode"] = self.settings.response_mode
         if asked.login_again:
-            extra |= {"prompt": "login", "max_age": "0"}
+            extra |= {"prompt": PROMPTS.get(self.issuer, "login"), "max_age": "0"}
         return extra
 
     async def person(self, token: OAuth2Token, nonce: str | None) -> ForeignPerson:
@@ -127,7 +135,8 @@ class OpenIdProvider(Provider):
             raise ProviderUnavailable(f"{self.id}: userinfo is no object")
         if document.get("sub") != subject:
             raise ProviderAnswerInvalid(f"{self.id}: userinfo is about somebody else")
-        return {name: document[name] for name in PROFILE if document.get(name) is not None}
+        told = {name: document[name] for name in PROFILE if document.get(name) is not None}
+        return {**told, "email_verified": document.get("email_verified")}  # said of the address beside it, of no other
 
     async def _metadata(self) -> Metadata:
         """The metadata, fetched anew after an hour; the old ones when that fails. Raises `ProviderUnavailable`."""
@@ -140,12 +149,12 @@ class OpenIdProvider(Provider):
 
     def _known(self) -> Metadata:
         if self._kept.metadata is None or self._is_impostor:
-            raise ProviderUnavailable(f"{self.id}: its discovery document cannot be had, or is another issuer's")
+            raise ProviderUnavailable(f"{self.id}: discovery: {self._kept.fault}")
         return self._kept.metadata
 
     def _is_fresh(self) -> bool:
         now, kept = self.clock(), self._kept
-        return _is_within(COOLDOWN, kept.failed_at, now) or _is_within(KEPT, kept.fetched_at, now)
+        return _is_within(PAUSE, kept.failed_at, now) or _is_within(KEPT, kept.fetched_at, now)
 
     async def _fetch_metadata(self) -> None:
         try:
@@ -155,12 +164,13 @@ class OpenIdProvider(Provider):
                 self.calls.checked(url)
             self.calls.checked(metadata.userinfo_endpoint or metadata.jwks_uri)
         except (ProviderUnavailable, msgspec.ValidationError) as error:
-            self._kept.failed_at = self.clock()
-            log.warning("a provider's metadata cannot be had", provider=self.id, reason=str(error)[:200])
+            self._kept.failed_at, self._kept.fault = self.clock(), str(error)[:200]
+            log.warning("a provider's metadata cannot be had", provider=self.id, reason=self._kept.fault)
             return
         self._is_impostor = metadata.issuer != self.issuer
         if self._is_impostor:
             self._kept.failed_at = self.clock()
+            self._kept.fault = f"it names the issuer {metadata.issuer[:200]!r}"
             log.error(
                 "a provider is disabled: its discovery document names another issuer",
                 provider=self.id,
@@ -178,25 +188,37 @@ class OpenIdProvider(Provider):
         jwks_uri = (await self._metadata()).jwks_uri
         async with self._fetching:
             kept, now = self._kept, self.clock()
-            if anew and not _is_within(COOLDOWN, kept.keys_wanted_at, now):
-                kept.keys_wanted_at = now
-                await self._fetch_keys(jwks_uri)
-            elif not kept.keys or not _is_within(KEPT, kept.keys_tried_at, now):
+            is_wanted = anew and not _is_within(COOLDOWN, kept.keys_wanted_at, now)
+            is_old = not kept.keys or not _is_within(KEPT, kept.keys_fetched_at, now)
+            if (is_wanted or is_old) and not _is_within(PAUSE, kept.keys_failed_at, now):
+                kept.keys_wanted_at = now if anew else kept.keys_wanted_at
                 await self._fetch_keys(jwks_uri)
         if not self._kept.keys:
             raise ProviderUnavailable(f"{self.id}: no keys")
         return self._kept.keys
 
     async def _fetch_keys(self, jwks_uri: str) -> None:
-        self._kept.keys_tried_at = self.clock()
         try:
             self._kept.keys = read_jwks(await self.calls.json(jwks_uri))
+            self._kept.keys_fetched_at, self._kept.keys_failed_at = self.clock(), None
         except (ProviderUnavailable, ValueError) as error:
+            self._kept.keys_failed_at = self.clock()
             log.warning("a provider's keys cannot be had", provider=self.id, reason=str(error)[:200])
 
 
 def _is_within(life: timedelta, moment: datetime | None, now: datetime) -> bool:
-    return moment is not None and now - moment < life
+    """False for a moment in the future: the clock was set back."""
+    return moment is not None and timedelta(0) <= now - moment < life
+
+
+def _username(profile: dict[str, Any]) -> str:
+    """What others may see: some providers put the address there (Microsoft Entra does)."""
+    names = (text(profile["preferred_username"]), text(profile["name"]))
+    return next((name for name in names if name and "@" not in name), "")
+
+
+def _is_true_as_text(issuer: str, value: object) -> bool:
+    return issuer in TRUTH_AS_TEXT and value == "true"
 
 
 def _person(claims: IdClaims, profile: dict[str, Any]) -> ForeignPerson:
@@ -204,10 +226,10 @@ def _person(claims: IdClaims, profile: dict[str, Any]) -> ForeignPerson:
     return ForeignPerson(
         claims.iss,
         claims.sub,
-        username=text(profile["preferred_username"]) or text(profile["name"]),
-        email=text(profile["email"]),
-        email_verified=profile["email_verified"] is True,
-        picture=text(profile["picture"]),
+        username=_username(profile),
+        email=address(profile["email"]),
+        email_verified=profile["email_verified"] is True or _is_true_as_text(claims.iss, profile["email_verified"]),
+        picture=picture(profile["picture"]),
         locale=text(profile["locale"]),
         authenticated_at=claims.auth_time,
     )

@@ -1,12 +1,13 @@
 """What every provider has in common: it is asked for a code, and the code stands for a person."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote_plus, urlsplit
 
 import httpx
 import msgspec
@@ -15,7 +16,7 @@ from httpx_oauth.oauth2 import BaseOAuth2, GetAccessTokenError, OAuth2RequestErr
 
 from service.clock import Clock
 from service.crypto.pkce import challenge_of
-from service.errors import InvalidOrExpiredCode, ProviderUnavailable, ServiceError
+from service.errors import InvalidOrExpiredCode, ProviderEmailUnverified, ProviderUnavailable, ServiceError
 from service.provider_settings import ProviderSettings
 from service.providers.calls import Calls, TokenRefused, parsed
 
@@ -24,7 +25,9 @@ log = structlog.get_logger("vestibule.providers")
 AuthMethod = Literal["client_secret_basic", "client_secret_post"]
 CODE_REFUSED = {"invalid_grant", "bad_verification_code", "bad_refresh_token"}
 LONGEST_TEXT = 255
-LONGEST_TOKEN = 16_384
+LONGEST_URL = 2048
+TOKEN = re.compile(r"[\x20-\x7e]{1,16384}", re.ASCII)
+"""RFC 6749 appendix A.12: what a header can hold."""
 LONGEST_LIFE = 10 * 365 * 86_400
 
 
@@ -194,18 +197,20 @@ class Provider(ABC):
         )
         if "error" in token:
             raise self._told(token["error"])
-        if not isinstance(access_token, str) or not 0 < len(access_token) <= LONGEST_TOKEN:
+        if not isinstance(access_token, str) or not TOKEN.fullmatch(access_token):
             raise ProviderUnavailable(f"{self.id}: token endpoint: no token")
         return ForeignTokens(
             access_token,
-            refresh_token if isinstance(refresh_token, str) and len(refresh_token) <= LONGEST_TOKEN else "",
+            refresh_token if isinstance(refresh_token, str) and TOKEN.fullmatch(refresh_token) else "",
             int(self.clock().timestamp()) + life if isinstance(life, int) and 0 < life <= LONGEST_LIFE else None,
         )
 
     def _told(self, error: object) -> ServiceError:
         """What the `error` of a token endpoint means (RFC 6749 section 5.2); GitHub has a word of its own."""
-        if error in CODE_REFUSED:
+        if isinstance(error, str) and error in CODE_REFUSED:
             return InvalidOrExpiredCode(f"{self.id}: {error}")
+        if error == "unverified_user_email":
+            return ProviderEmailUnverified(f"{self.id}: {error}")
         log.error("a provider refuses us: are client_id, client_secret and callback URL right?", provider=self.id)
         return ProviderUnavailable(f"{self.id}: token endpoint refused us")
 
@@ -214,9 +219,11 @@ class _Client(BaseOAuth2[dict[str, Any]]):
     """The library's client, made to call through ours."""
 
     def __init__(self, settings: ProviderSettings, endpoints: Endpoints, client: httpx.AsyncClient) -> None:
+        is_basic = endpoints.auth_method == "client_secret_basic"
+        encoded = quote_plus if is_basic else str  # RFC 6749 section 2.3.1 wants both parts encoded as in a form
         super().__init__(
-            settings.client_id,
-            str(settings.client_secret),
+            encoded(settings.client_id),
+            encoded(str(settings.client_secret)),
             endpoints.authorize.partition("?")[0],
             endpoints.token,
             refresh_token_endpoint=endpoints.token,
@@ -232,3 +239,18 @@ class _Client(BaseOAuth2[dict[str, Any]]):
 def text(value: object) -> str:
     """A text of a profile, cut, without what is not printable; empty for anything else."""
     return "".join(c for c in value[:LONGEST_TEXT] if c.isprintable()) if isinstance(value, str) else ""
+
+
+def address(value: object) -> str:
+    """An e-mail address as it was vouched for, character for character: a mended one would be somebody else's.
+
+    Empty for what is no text, too long, or has characters that an eye does not see.
+    """
+    is_plain = isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable() and " " not in value
+    return str(value) if is_plain else ""
+
+
+def picture(value: object) -> str:
+    """The URL of a picture, whole or none."""
+    is_plain = isinstance(value, str) and len(value) <= LONGEST_URL and value.isprintable()
+    return str(value) if is_plain else ""

@@ -21,7 +21,11 @@ class Ended(IntEnum):
     EMAIL_CHANGED = 7
     REVOKED = 8
     ADMINISTRATOR = 9
-    UNLINKED = 10
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Ended":
+        """What a newer release wrote."""
+        return cls.ENDED
 
     @property
     def reason(self) -> EndReason:
@@ -39,7 +43,6 @@ REASONS: dict[Ended, EndReason] = {
     Ended.EMAIL_CHANGED: "email_changed",
     Ended.REVOKED: "revoked",
     Ended.ADMINISTRATOR: "administrator",
-    Ended.UNLINKED: "identity_unlinked",
 }
 
 

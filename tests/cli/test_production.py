@@ -187,6 +187,11 @@ def one_line(text: str) -> str:
     return lines[0]
 
 
+PROVIDER = {
+    "VESTIBULE_PROVIDER_ACME_CLIENT_ID": "vestibule",
+    "VESTIBULE_PROVIDER_ACME_CLIENT_SECRET": "canary of a provider",
+    "VESTIBULE_PROVIDER_ACME_ISSUER": "https://id.acme.example",
+}
 WEAK = "1:" + base64.urlsafe_b64encode(b"short").decode()
 Change = Callable[[dict[str, str]], dict[str, str]]
 REFUSED_STARTS: Mapping[str, tuple[Change, str]] = {
@@ -205,6 +210,18 @@ REFUSED_STARTS: Mapping[str, tuple[Change, str]] = {
     "no duration": (lambda e: without(e, VESTIBULE_DRAIN="soon"), "VESTIBULE_DRAIN"),
     "no rate": (lambda e: without(e, VESTIBULE_LIMIT_GUESS_NETWORK="often"), "VESTIBULE_LIMIT_GUESS_NETWORK"),
     "a typo": (lambda e: without(e, VESTIBULE_DRIAN="3"), "VESTIBULE_DRIAN"),
+    "a provider without a secret": (
+        lambda e: without(e, VESTIBULE_PROVIDER_DISCORD_CLIENT_ID="1"),
+        "VESTIBULE_PROVIDER_DISCORD_",
+    ),
+    "a provider without TLS": (
+        lambda e: without({**e, **PROVIDER}, VESTIBULE_PROVIDER_ACME_ISSUER="http://id.acme.example"),
+        "VESTIBULE_PROVIDER_ACME_ISSUER",
+    ),
+    "a provider by two names": (
+        lambda e: {**e, **PROVIDER, **{name.replace("ACME", "OTHER"): value for name, value in PROVIDER.items()}},
+        "acme, other",
+    ),
     "a file that is not there": (
         lambda e: without(e, "VESTIBULE_KEYS", VESTIBULE_KEYS_FILE="/nowhere"),
         "VESTIBULE_KEYS_FILE",
@@ -227,6 +244,7 @@ def test_serve_refuses_to_start_in_one_line_that_names_the_setting(
     line = one_line(refused.err)
     assert named in line
     assert WEAK not in line
+    assert PROVIDER["VESTIBULE_PROVIDER_ACME_CLIENT_SECRET"] not in line
 
 
 @pytest.mark.parametrize("command", ["migrate", "doctor", "keys list", "client list", "user disable somebody"])
@@ -376,7 +394,7 @@ def configured(redis_url: str, **wanted: str) -> Iterator[None]:
 def test_the_doctor_is_content_when_all_is_well(examined: dict[str, Result], migrated: dict[str, str]) -> None:
     result = examined["well"]
     assert (result.code, result.err) == (0, ""), result.out
-    assert result.out.count("✓") == len(result.out.splitlines()) == 8
+    assert result.out.count("✓") == len(result.out.splitlines()) == 7
     assert migrated["VESTIBULE_KEYS"] not in result.out
 
 

@@ -1,85 +1,32 @@
 """openid-client and oauth4webapi, the libraries of Node applications: each reads every answer of ours strictly.
 
-They are installed once into a folder of the user's cache, the versions being those of `node/package-lock.json`. Each
-script runs every scenario and tells what became of it.
+Their versions are those of `node/package-lock.json`. Each script runs every scenario and tells what became of it.
 """
 
 import asyncio
-import hashlib
 import json
-import re
-import secrets
-import shutil
-import subprocess
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import pytest
 
+from tests.clients.packages import IS_THERE, RUNS, with_packages
 from tests.clients.server import KeyPair, Running
 from tests.oauth.acting import Software, new_api, new_backend, new_front_end, new_service, session_through
 
 LIBRARIES = ("openid-client", "oauth4webapi")
-HERE = Path(__file__).parent / "node"
-DESCRIBED = ("package.json", "package-lock.json")
-OLDEST = 20
-INSTALLS = 120
-RUNS = 60
-"""Seconds, as the one above."""
-NO_REGISTRY = "the registry of npm, from which the clients of Node come, cannot be reached"
-UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONN[A-Z]+|E(NET|HOST)UNREACH|E[A-Z]*TIMED?OUT|E5\d\d)\b")
 Told = dict[str, dict[str, str | None]]
 """What went wrong, if anything, by library and scenario."""
 
-if shutil.which("node") is None or shutil.which("npm") is None:
+if not IS_THERE:
     pytest.skip("the clients of Node need `node` and `npm`", allow_module_level=True)
 
 
 @pytest.fixture(scope="session")
-def modules() -> Path:
-    """The folder of the installed libraries."""
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True, timeout=RUNS).stdout
-    if int(version.lstrip("v").partition(".")[0]) < OLDEST:
-        pytest.skip(f"the clients of Node need version {OLDEST}, and this is {version.strip()}")
-    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in DESCRIBED)).hexdigest()[:16]
-    folder = platformdirs.user_cache_path("vestibule-tests") / f"node-{digest}"
-    if not folder.exists():
-        install(folder)
-    return folder / "node_modules"
-
-
-def install(folder: Path) -> None:
-    """All or nothing: another run may be at it in the same moment."""
-    making = folder.with_name(f"{folder.name}-{secrets.token_hex(4)}")
-    making.mkdir(parents=True)
-    try:
-        for name in DESCRIBED:
-            shutil.copy(HERE / name, making)
-        npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=30000"]
-        try:
-            done = subprocess.run(npm, cwd=making, capture_output=True, text=True, check=False, timeout=INSTALLS)
-        except subprocess.TimeoutExpired:
-            pytest.skip(NO_REGISTRY)
-        if done.returncode and UNREACHABLE.search(done.stderr):
-            pytest.skip(NO_REGISTRY)
-        assert done.returncode == 0, done.stderr
-        with suppress(OSError):  # whoever was quicker has made the same
-            making.rename(folder)
-        assert folder.exists()
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-async def told(at: Running, modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+async def told(at: Running, tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What became of each scenario, by library."""
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "node_modules").symlink_to(modules)
-    for each in HERE.glob("*.mjs"):
-        shutil.copy(each, folder)
+    folder = with_packages(tmp_path_factory.mktemp("node"))
     keys = [KeyPair.new("EC"), KeyPair.new("RSA")]
     errands = [json.dumps(await errand(at, keys)) for _ in LIBRARIES]
     said = await asyncio.gather(*map(partial(ran, folder), LIBRARIES, errands))

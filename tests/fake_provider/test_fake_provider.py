@@ -60,10 +60,10 @@ async def test_discord_tells_of_a_person_and_their_guilds(visitor: Visitor) -> N
     assert "iss" not in told_by(location)
     tokens = (await visitor.redeem("discord", told_by(location)["code"])).json()
     assert (tokens["token_type"], tokens["expires_in"]) == ("Bearer", 604800)
-    user = (await visitor.get("/discord/api/users/@me", tokens)).json()
+    user = (await visitor.get("/discord/api/v10/users/@me", tokens)).json()
     expected = {"id": "800000000000000003", "username": "cho", "global_name": "조은", "avatar": None, "locale": "ko"}
     assert user == expected | {"discriminator": "0", "mfa_enabled": False, "email": None, "verified": False}
-    guilds = (await visitor.get("/discord/api/users/@me/guilds", tokens)).json()
+    guilds = (await visitor.get("/discord/api/v10/users/@me/guilds", tokens)).json()
     assert len(guilds) == 2
     assert all(guild.keys() == {"id", "name", "icon", "owner", "permissions", "features"} for guild in guilds)
     assert isinstance(guilds[0]["permissions"], str)
@@ -73,14 +73,14 @@ async def test_discord_refuses_calls_without_the_scope_and_after_the_end_of_a_to
     visitor: Visitor, standing_clock: StandingClock
 ) -> None:
     narrow = (await visitor.redeem("discord", await visitor.code("discord", asked={"scope": "identify"}))).json()
-    assert "email" not in (await visitor.get("/discord/api/users/@me", narrow)).json()
-    assert (await visitor.get("/discord/api/users/@me/guilds", narrow)).status_code == 401
+    assert "email" not in (await visitor.get("/discord/api/v10/users/@me", narrow)).json()
+    assert (await visitor.get("/discord/api/v10/users/@me/guilds", narrow)).status_code == 401
     visitor.fake.discord_token_life = 100
     tokens = await visitor.tokens("discord")
     standing_clock.advance(99)
-    assert (await visitor.get("/discord/api/users/@me", tokens)).status_code == 200
+    assert (await visitor.get("/discord/api/v10/users/@me", tokens)).status_code == 200
     standing_clock.advance(1)
-    over = await visitor.get("/discord/api/users/@me", tokens)
+    over = await visitor.get("/discord/api/v10/users/@me", tokens)
     assert (over.status_code, over.json()) == (401, {"message": "401: Unauthorized", "code": 0})
 
 
@@ -141,7 +141,7 @@ async def test_a_code_and_a_token_are_good_at_their_own_provider_only(visitor: V
     assert (await visitor.redeem("discord", await visitor.code("openid"))).json()["error"] == "invalid_grant"
     tokens = await visitor.tokens("github")
     assert (await visitor.get("/openid/userinfo", tokens)).status_code == 401
-    assert (await visitor.get("/discord/api/users/@me", tokens)).status_code == 401
+    assert (await visitor.get("/discord/api/v10/users/@me", tokens)).status_code == 401
 
 
 async def test_a_verifier_is_long_and_is_refused_where_no_challenge_was(visitor: Visitor) -> None:
@@ -204,7 +204,7 @@ async def test_a_form_says_what_is_told_of_an_address(
 
 async def test_somebody_else_is_new_each_time_unless_a_subject_is_given(visitor: Visitor) -> None:
     subjects = [
-        (await visitor.get("/discord/api/users/@me", await visitor.tokens("discord", **form))).json()["id"]
+        (await visitor.get("/discord/api/v10/users/@me", await visitor.tokens("discord", **form))).json()["id"]
         for form in ({"person": "other"}, {"person": "other"}, {"person": "other", "subject": "42"}, {"subject": "43"})
     ]
     assert subjects[2:] == ["42", "43"]

@@ -192,10 +192,10 @@ async def test_a_right_answer_can_take_too_long(visitor: Visitor, step: str) -> 
 
 
 async def test_guilds_go_wrong_later(visitor: Visitor) -> None:
-    path, statuses = "/discord/api/users/@me/guilds", {}
+    path, statuses = "/discord/api/v10/users/@me/guilds", {}
     for fault in ("", "guilds_500", "guilds_unauthorized", "guilds_limited"):
         tokens = await visitor.tokens("discord", fault=fault)
-        assert (await visitor.get("/discord/api/users/@me", tokens)).status_code == 200
+        assert (await visitor.get("/discord/api/v10/users/@me", tokens)).status_code == 200
         answer = await visitor.get(path, tokens)
         statuses[fault] = (answer.status_code, answer.headers.get("retry-after"))
     assert list(statuses.values()) == [(200, None), (500, None), (401, None), (429, "7")]
@@ -210,7 +210,7 @@ async def test_refreshing_goes_wrong_each_time(visitor: Visitor, site: str) -> N
 
 async def test_a_fault_stays_with_its_sign_in(visitor: Visitor) -> None:
     bad, good = await visitor.tokens("discord", fault="guilds_500"), await visitor.tokens("discord")
-    path = "/discord/api/users/@me/guilds"
+    path = "/discord/api/v10/users/@me/guilds"
     after = (await visitor.refresh("discord", bad["refresh_token"])).json()
     assert [(await visitor.get(path, tokens)).status_code for tokens in (bad, after, good)] == [500, 500, 200]
 

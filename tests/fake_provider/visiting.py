@@ -52,7 +52,7 @@ class Provider:
 PROVIDERS = {
     "openid": Provider("/openid/authorize", "/openid/token", "/openid/userinfo", "openid profile email"),
     "discord": Provider(
-        "/discord/oauth2/authorize", "/discord/api/oauth2/token", "/discord/api/users/@me", "identify email guilds"
+        "/discord/oauth2/authorize", "/discord/api/oauth2/token", "/discord/api/v10/users/@me", "identify email guilds"
     ),
     "github": Provider(
         "/github/login/oauth/authorize",
