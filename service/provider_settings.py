@@ -17,6 +17,8 @@ PREFIX = "VESTIBULE_PROVIDER_"
 ID = re.compile(r"[a-z][a-z0-9]{0,31}", re.ASCII)
 DISCOVERY = "/.well-known/openid-configuration"
 LONGEST_NAME = 40
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)
+"""RFC 6749 section 3.3."""
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "discord": {"kind": "discord", "name": "Discord", "url": "https://discord.com"},
     "github": {"kind": "github", "name": "GitHub", "url": "https://github.com", "api_url": "https://api.github.com"},
@@ -58,6 +60,11 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     private_network: bool = False
     """Whether it stands in the operator's own network: at private addresses, on loopback also without TLS."""
 
+    @property
+    def identity_issuer(self) -> str:
+        """Who says who somebody is: with the subject, the key of an identity. GitHub calls itself so in `iss`."""
+        return f"{self.url}/login/oauth" if self.kind == "github" else self.issuer or self.url
+
     def __repr__(self) -> str:
         return f"ProviderSettings(name={self.name!r}, …)"
 
@@ -71,7 +78,7 @@ def configured(provider: str, given: Mapping[str, str]) -> ProviderSettings:
     values |= {field: values[field].rstrip("/") for field in ("url", "api_url") if field in values}
     if given.get("url") and values.get("kind") == "github":
         values["api_url"] = values["api_url"] if given.get("api_url") else f"{values['url']}/api/v3"
-    values["name"] = str(values.get("name", "")).strip() or provider
+    values["name"] = values.get("name") or provider
     values["issuer"] = values.get("issuer", "").removesuffix(DISCOVERY)
     values["scopes"] = tuple(str(values.get("scopes", "")).replace(",", " ").split())
     if isinstance(values.get("private_network"), str):
@@ -79,7 +86,7 @@ def configured(provider: str, given: Mapping[str, str]) -> ProviderSettings:
     try:
         settings = msgspec.convert(values, ProviderSettings, dec_hook=lambda _, value: Secret(value))
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{head}*: {_in_variables(str(error))}") from None
+        raise SettingsError(_in_variables(head, str(error))) from None
     settings = msgspec.structs.replace(settings, scopes=settings.scopes or LEAST_SCOPES[settings.kind])
     problems = _problems(settings)
     if problems:
@@ -93,7 +100,8 @@ def _problems(given: ProviderSettings) -> list[str]:
     rules = (
         (bool(given.client_id), "CLIENT_ID must not be empty"),
         (bool(given.client_secret), "CLIENT_SECRET must not be empty"),
-        (given.name.isprintable() and len(given.name) <= LONGEST_NAME, "NAME must be 1 to 40 printable characters"),
+        (_is_name(given.name), "NAME must be 1 to 40 printable characters, and not begin or end with a space"),
+        (all(SCOPE.fullmatch(scope) for scope in given.scopes), "SCOPES holds a character that no scope has"),
         (_is_site(site, given), f"{needed} must be an https URL without query and fragment (see PRIVATE_NETWORK)"),
         (
             given.kind != "github" or _is_site(given.api_url, given),
@@ -112,9 +120,11 @@ def _is_site(url: str, given: ProviderSettings) -> bool:
     parts = parts_of(url)
     return (
         parts is not None
+        and url.isascii()
+        and url.isprintable()
+        and not set(url) & set(' "<>?#\\^`{|}')
         and bool(parts.hostname)
         and parts.username is None
-        and not (parts.query or parts.fragment)
         and is_secure(parts, is_private=given.private_network)
     )
 
@@ -130,11 +140,15 @@ def _boolean(head: str, text: str) -> bool:
     return text.lower() in {"true", "1"}
 
 
-def _in_variables(message: str) -> str:
+def _is_name(name: str) -> bool:
+    return 1 <= len(name) <= LONGEST_NAME and name.isprintable() and name.strip() == name
+
+
+def _in_variables(head: str, message: str) -> str:
     missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
     if missing:
-        return f"missing {missing[1].upper()}"
+        return f"missing setting {head}{missing[1].upper()}"
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
-        return f"there is no {unknown[1].upper()} (a provider's name holds no underscore)"
-    return re.sub(r"`\$\.(\w+)`", lambda found: found[1].upper(), message)
+        return f"there is no setting {head}{unknown[1].upper()} (the name of a provider holds no underscore)"
+    return re.sub(r"`\$\.(\w+)`", lambda found: head + found[1].upper(), message)

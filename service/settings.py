@@ -221,6 +221,8 @@ def _given(environ: Mapping[str, str]) -> dict[str, object]:
         field = UNPREFIXED.get(name) or (name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else None)
         if field in given:
             raise SettingsError(f"{name} is given twice, by itself and as {name}_FILE")
+        if field == "providers":
+            raise SettingsError(f"there is no setting {name}: each provider has variables of its own")
         if field is not None and field not in NOT_SETTINGS:
             given[field] = _split(field, text)
     given["providers"] = {name: provider_settings.configured(name, block) for name, block in providers.items()}
@@ -263,7 +265,7 @@ def _in_variables(message: str) -> str:
 
 def _doubled_providers(providers: Mapping[str, ProviderSettings]) -> list[str]:
     """An identity belongs to one issuer: two names for the same one would be the same people."""
-    sites = [provider.issuer or provider.url for provider in providers.values()]
+    sites = [provider.identity_issuer for provider in providers.values()]
     doubled = [name for name, site in zip(providers, sites, strict=True) if sites.count(site) > 1]
     return [f"two providers are the same one: {', '.join(doubled)}"] if doubled else []
 

@@ -6,6 +6,7 @@ import pytest
 
 from service.clock import utc_now
 from service.provider_settings import ProviderSettings
+from service.providers.calls import is_allowed
 from service.providers.directory import Providers
 from service.setting_values import Secret, SettingsError
 from service.settings import Settings, load
@@ -164,8 +165,12 @@ def issuers(settings: Settings) -> list[str]:
 
 
 @pytest.mark.standard("SO-19")
-@pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1", "[::1]:9000"])
-def test_http_is_for_private_providers_on_this_machine(host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "address"), [("localhost:9000", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("[::1]:9000", "::1")]
+)
+def test_http_is_for_private_providers_on_this_machine(host: str, address: str) -> None:
+    assert is_allowed(address, is_private=True)
+    assert not is_allowed(address, is_private=False)
     assert one(acme(ISSUER=f"http://{host}", PRIVATE_NETWORK="true")).issuer == f"http://{host}"
     assert "PRIVATE_NETWORK" in refusal(acme(ISSUER=f"http://{host}"))
     for elsewhere in ("http://10.0.0.1", "http://127.0.0.2", "http://id.acme.example", f"http://{host}.example"):

@@ -47,6 +47,7 @@ Vestibule is ready ({seconds:.1f} s)
   API and docs   {url}/docs
   mailbox        {url}/dev/mailbox
   sign in by     {ways}
+  fake provider  {provider}
   client         {client_id}
   its secret     {secret}
   administrator  {admin}
@@ -226,6 +227,7 @@ async def _watch(run: Run, providers: Providers, server: uvicorn.Server, env: di
         WELCOME.format(
             seconds=seconds,
             url=run.place.url,
+            provider=run.provider.provider.url,
             ways=" ".join(f"{run.place.url}/auth/social/{name}" for name in providers.all),
             client_id=client_id,
             secret=secret,

@@ -77,6 +77,7 @@ class DevProvider:
 
     async def stop(self) -> None:
         """Ends, within a second."""
+        self.provider.closing.set()
         if self._server and self._task:
             self._server.should_exit = True
             await self._task

@@ -1,5 +1,7 @@
 """What stands behind all pages and endpoints: what tests turn, who may ask, the keys, what was handed out."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +36,7 @@ GITHUB = Site("github", "GitHub", "/github/login/oauth")
 class Backstage:
     """The memory of the fake provider, all of it lost at the end of the process.
 
-    `slow` is how many seconds a slow fault waits, `discord_token_life` how many an access token of Discord lives;
+    `slow` is how many seconds a slow fault waits, unless `closing` is set, `discord_token_life` how many an access token of Discord lives;
     `discovery_fault` is a name of `DISCOVERY_FAULTS` or empty; it raises `ValueError` for any other.
     """
 
@@ -43,11 +45,17 @@ class Backstage:
         self.clients = dict(clients)
         self.clock = clock
         self.slow = LONG_TIME
+        self.closing = asyncio.Event()
         self.discord_token_life = WEEK
         self._discovery_fault = ""
         self.keys = Keys()
         self.grants = Grants(clock)
         self._elsewhere = Newest[Response[Any]]()
+
+    async def wait(self) -> None:
+        """As long as a slow fault takes, or until the provider closes."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.closing.wait(), self.slow)
 
     @property
     def discovery_fault(self) -> str:

@@ -1,6 +1,5 @@
 """Answers that go wrong: the right one in a way that no client should put up with, or another one in its place."""
 
-import asyncio
 import gzip
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ JSON = "application/json"
 async def spoilt(kind: str, good: Response[bytes], backstage: Backstage) -> Response[Any]:
     """An answer as a kind of fault has it (`slow`, `500`, `rubbish`, …); as it was for every other word."""
     if kind == "slow":
-        await asyncio.sleep(backstage.slow)
+        await backstage.wait()
     if kind == "redirect":
         return backstage.send_elsewhere(good)
     return KINDS[kind](good) if kind in KINDS else good

@@ -150,7 +150,6 @@ class SocialLogin:
         found = self.providers.get(provider)
         waiting = await self.transactions.take(answer.get("state", ""), browser, found.id)
         if waiting is None or waiting.issuer != found.issuer:
-            self.audit.record("login.social", "invalid_state", provider=found.id)
             raise InvalidState("no transaction of this browser and provider")
         try:
             await found.look()

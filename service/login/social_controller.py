@@ -1,6 +1,7 @@
 """Foreign providers over HTTP: which there are, the way to them, and native apps' way back."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from litestar import Controller, MediaType, Request, Response, get, post
@@ -12,6 +13,7 @@ from service.device import Device
 from service.errors import (
     AccountDisabled,
     AccountLinkRequired,
+    CrossSiteRefused,
     InvalidInput,
     InvalidOrExpiredCode,
     MalformedRequest,
@@ -26,6 +28,7 @@ from service.errors import (
 from service.login.social import Begun, Browser, NativeCode, SocialLogin
 from service.problems import NO_STORE, refusals
 from service.providers.directory import Providers
+from service.setting_values import LOOPBACK
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC
@@ -91,7 +94,7 @@ class SocialController(Controller):
         media_type=MediaType.TEXT,
         operation_id="beginSocialLogin",
         summary="Sign in through a provider",
-        responses=refusals(NotFound, InvalidInput, MalformedRequest, UnknownClient, body=False),
+        responses=refusals(NotFound, InvalidInput, MalformedRequest, CrossSiteRefused, UnknownClient, body=False),
     )
     async def begin(
         self,
@@ -109,6 +112,10 @@ class SocialController(Controller):
     ) -> Response[bytes]:
         """Sends the browser to the provider. It comes back signed in, or with `error` in the query of `next`."""
         ensure_once(request)
+        ensure_navigation(request)
+        issued = _at_issuer(request, social.settings)
+        if issued is not None:
+            return Response(b"", status_code=303, headers={**NO_STORE, "Location": issued})
         browser = Browser(request.cookies.get(BROWSER_COOKIE, ""), request.cookies.get(COOKIE, ""))
         begun = await social.begin(provider, wanted, client_id, device, browser, login_again=prompt is not None)
         headers = {**NO_STORE, "Location": begun.authorize_url}
@@ -172,6 +179,22 @@ def ensure_once(request: Request[Any, Any, Any]) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     if len(names) != len(set(names)):
         raise MalformedRequest("a parameter is repeated")
+
+
+def ensure_navigation(request: Request[Any, Any, Any]) -> None:
+    """Raises `CrossSiteRefused` for what is no navigation, where the browser says so: pictures of a foreign page must not
+    use up what a network may begin."""
+    if request.headers.get("sec-fetch-mode", "navigate") != "navigate":
+        raise CrossSiteRefused("not a navigation")
+
+
+def _at_issuer(request: Request[Any, Any, Any], settings: Settings) -> str | None:
+    """The same URL at the issuer, for developers who typed `localhost` instead of `127.0.0.1` or the other way round:
+    the cookie would stay at the one, and the provider leads to the other."""
+    issuer, here = urlsplit(settings.issuer), request.url
+    if issuer.hostname == here.hostname or not {issuer.hostname, here.hostname} <= LOOPBACK:
+        return None
+    return f"{settings.own_origin}{here.path}?{here.query}"
 
 
 def browser_cookie(begun: Begun, settings: Settings) -> Cookie:

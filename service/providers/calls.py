@@ -9,8 +9,10 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -35,6 +37,10 @@ TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses as hosts without IPv4 call them (RFC 6052)."""
 
 
+RESOLVING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="provider-names")
+"""Threads of its own: a name server that does not answer must not hold up the look-ups of our stores."""
+
+
 class TokenRefused(Exception):
     """The provider does not take a token (any more)."""
 
@@ -48,9 +54,9 @@ Resolve = Callable[[str, int], Coroutine[Any, Any, list[str]]]
 
 async def resolved(host: str, port: int) -> list[str]:
     """The addresses of a host, as this machine would connect to them."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG if not _is_address(host) else 0
-    )
+    flags = 0 if _is_address(host) else socket.AI_ADDRCONFIG
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags)
+    found = await asyncio.get_running_loop().run_in_executor(RESOLVING, ask)
     return [str(address[4][0]) for address in found]
 
 
@@ -196,7 +202,8 @@ class Calls:
     def checked(self, url: str) -> str:
         """A URL that may be called. Raises `ProviderUnavailable`."""
         parts = parts_of(url)
-        if parts is None or not parts.hostname or not is_secure(parts, is_private=self.is_private):
+        is_plain = url.isascii() and url.isprintable() and " " not in url
+        if parts is None or not is_plain or not parts.hostname or not is_secure(parts, is_private=self.is_private):
             raise ProviderUnavailable("a URL that is not https")
         return url
 

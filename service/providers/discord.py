@@ -10,6 +10,7 @@ from service.errors import ProviderUnavailable
 from service.providers.provider import Endpoints, ForeignPerson, Provider, address, text
 
 PICTURES = "https://cdn.discordapp.com"
+MOST_GUILDS = 200
 API_VERSION = 10
 """Without one, an old version answers."""
 
@@ -25,11 +26,11 @@ class _Profile(msgspec.Struct, frozen=True):
 
 
 class _Guild(msgspec.Struct, frozen=True):
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}\Z")]
     name: str
-    icon: str | None = None
+    icon: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z_]{1,64}\Z")] | None = None
     owner: bool = False
-    permissions: str | int = "0"
+    permissions: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,40}\Z")] | int = "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,6 @@ class DiscordProvider(Provider):
     """The site in `url`; its API is below it."""
 
     has_tokens = True
-
-    @property
-    def issuer(self) -> str:
-        return self.settings.url
 
     async def endpoints(self) -> Endpoints:
         return Endpoints(f"{self.settings.url}/oauth2/authorize", f"{self.settings.url}/api/oauth2/token")
@@ -79,7 +76,10 @@ class DiscordProvider(Provider):
             found = msgspec.convert(document, list[_Guild])
         except msgspec.ValidationError:
             raise ProviderUnavailable(f"{self.id}: not a list of guilds") from None
-        return [Guild(guild.id, text(guild.name), _icon(guild), guild.owner, str(guild.permissions)) for guild in found]
+        return [
+            Guild(guild.id, text(guild.name), _icon(guild), guild.owner, str(guild.permissions))
+            for guild in found[:MOST_GUILDS]
+        ]
 
     @property
     def _api(self) -> str:

@@ -11,7 +11,7 @@ from service.providers.provider import Endpoints, ForeignPerson, Provider, addre
 
 
 class _Profile(msgspec.Struct, frozen=True):
-    id: Annotated[int, msgspec.Meta(gt=0, lt=2**63)]
+    id: Annotated[int, msgspec.Meta(gt=0, le=2**63 - 1)]
     login: str
     avatar_url: str | None = None
 
@@ -24,11 +24,6 @@ class _Address(msgspec.Struct, frozen=True):
 
 class GitHubProvider(Provider):
     """github.com, or a GitHub Enterprise Server."""
-
-    @property
-    def issuer(self) -> str:
-        """What GitHub writes into `iss` of its callbacks."""
-        return f"{self.settings.url}/login/oauth"
 
     async def endpoints(self) -> Endpoints:
         return Endpoints(f"{self.issuer}/authorize", f"{self.issuer}/access_token")

@@ -72,10 +72,6 @@ class OpenIdProvider(Provider):
         self._is_impostor = False
 
     @property
-    def issuer(self) -> str:
-        return self.settings.issuer
-
-    @property
     def names_itself(self) -> bool:
         metadata = self._kept.metadata
         return metadata is not None and metadata.authorization_response_iss_parameter_supported

@@ -28,6 +28,11 @@ LONGEST_TEXT = 255
 LONGEST_URL = 2048
 TOKEN = re.compile(r"[\x20-\x7e]{1,16384}", re.ASCII)
 """RFC 6749 appendix A.12: what a header can hold."""
+OURS = {
+    *("response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "code_challenge_method"),
+    *("nonce", "response_mode", "prompt", "max_age", "request", "request_uri"),
+}
+"""What the query of an endpoint, which is the provider's, may not say in our place."""
 LONGEST_LIFE = 10 * 365 * 86_400
 
 
@@ -93,9 +98,9 @@ class Provider(ABC):
         self.clock = clock
 
     @property
-    @abstractmethod
     def issuer(self) -> str:
         """Who says who somebody is: with the subject, the key of an identity."""
+        return self.settings.identity_issuer
 
     @property
     def names_itself(self) -> bool:
@@ -126,14 +131,14 @@ class Provider(ABC):
     async def authorize_url(self, asked: Asked) -> str:
         """Where to send the browser, with state and an S256 challenge (RFC 7636, RFC 9700 section 2.1.1)."""
         endpoints = await self.endpoints()
-        own = dict(parse_qsl(urlsplit(endpoints.authorize).query, keep_blank_values=True))
+        own = parse_qsl(urlsplit(endpoints.authorize).query, keep_blank_values=True)
         return await self._oauth(endpoints).get_authorization_url(
             asked.redirect_uri,
             state=asked.state,
             scope=list(self.settings.scopes),
             code_challenge=challenge_of(asked.verifier),
             code_challenge_method="S256",
-            extras_params={**own, **self.particulars(asked)},
+            extras_params={**{name: value for name, value in own if name not in OURS}, **self.particulars(asked)},
         )
 
     async def identify(

@@ -1,6 +1,7 @@
 """Mix-up: one provider's answer is never taken for another's, and one issuer's people never for another's."""
 
 from itertools import permutations
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import msgspec
@@ -18,6 +19,7 @@ from tests.attacks.social import (
     assert_signs_nobody_in,
     assert_turned_away,
     identities_of,
+    own_worker,
     returning,
     social_cookie,
     token_calls,
@@ -182,6 +184,40 @@ async def test_a_worker_that_does_not_know_its_provider_yet_misses_the_issuer_as
     assert tap.exchanges() == []
     assert_turned_away(answer)
     assert await accounts_with(services, who.email) == []
+
+
+@pytest.mark.standard("SO-03", "SO-04", "SO-15")
+@pytest.mark.usefixtures("services")
+async def test_an_endpoint_with_a_query_of_its_own_takes_nothing_of_ours_away(
+    settings: Settings, wall_clock: TestClock, outbox: Outbox, way_abroad: httpx.AsyncBaseTransport
+) -> None:
+    """A provider that plays another one's name would ask there in our name, with a state and a challenge of its own."""
+    theirs = {
+        "tenant": "a b",
+        "client_id": "another",
+        "redirect_uri": "https://evil.example/",
+        "response_type": "token",
+        "state": "chosen",
+        "scope": "openid email profile everything",
+        "code_challenge": "A" * 43,
+        "code_challenge_method": "plain",
+        "nonce": "chosen",
+    }
+
+    def with_own_query(request: httpx.Request, content: bytes) -> bytes:
+        if not request.url.path.endswith("/openid-configuration"):
+            return content
+        told = msgspec.json.decode(content)
+        told["authorization_endpoint"] = with_query(told["authorization_endpoint"], **theirs)
+        return msgspec.json.encode(told)
+
+    tap = Wiretap(way_abroad, change=with_own_query)
+    async with own_worker(settings, wall_clock, outbox, tap) as (_, app), browser(app) as http:
+        asked = parse_qs(urlsplit(await begun(http, "openid")).query)
+    assert asked.pop("tenant") == ["a b"]
+    assert set(asked) == set(theirs) - {"tenant"}
+    changed = [name for name, values in asked.items() if len(values) != 1 or values[0] == theirs[name]]
+    assert changed == []
 
 
 # People

@@ -95,6 +95,21 @@ async def test_nothing_may_stand_twice_in_an_answer(
     assert token_calls(fake_provider) == []
 
 
+@pytest.mark.standard("SO-27", "SO-02")
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_error_beside_a_code_is_an_error(
+    fake_provider: FakeProvider, http: httpx.AsyncClient, abroad: httpx.AsyncClient, provider: str
+) -> None:
+    fake_provider.requests.clear()
+    for said, told in (("access_denied", "access_denied"), ("server_error", "provider_unavailable")):
+        location = await returning(http, abroad, provider, Stranger())
+        answer = await http.get(with_query(location, error=said))
+        assert error_of(answer) == told
+        assert_signs_nobody_in(answer)
+        assert_turned_away(await http.get(location))
+    assert token_calls(fake_provider) == []
+
+
 @pytest.mark.standard("SO-01", "SO-15")
 async def test_nothing_that_is_sent_to_a_provider_was_sent_before(app: Litestar, abroad: httpx.AsyncClient) -> None:
     sent: list[dict[str, str]] = []

@@ -97,7 +97,7 @@ async def introspected(at: Running, headers: dict[str, str]) -> dict[str, Any]:
         return await service.told(http, headers["Authorization"].removeprefix("Bearer "))
 
 
-@pytest.mark.standard("SO-11", "SO-15", "SO-17")
+@pytest.mark.standard("SO-15")
 @pytest.mark.parametrize("provider", ["basic", "posting", "apps"])
 async def test_somebody_goes_the_whole_way_and_is_known_the_next_time(
     traveller: Traveller, another: Traveller, here: Running, provider: str
@@ -121,7 +121,6 @@ async def test_a_secret_may_have_any_character_of_ascii(traveller: Traveller) ->
     await signed_in(traveller, await traveller.sign_in("odd"))
 
 
-@pytest.mark.standard("SO-18")
 async def test_the_address_comes_from_userinfo_where_the_id_token_has_none(
     traveller: Traveller, another: Traveller, abroad: Abroad
 ) -> None:
@@ -160,7 +159,7 @@ async def test_it_makes_the_browser_post_the_answer_from_its_own_origin(
     await signed_in(traveller, await traveller.back(back))
 
 
-@pytest.mark.standard("SO-22", "SO-21")
+@pytest.mark.standard("SO-22")
 async def test_an_address_that_it_has_not_proved_makes_no_account_until_it_is_proved(
     traveller: Traveller, abroad: Abroad
 ) -> None:

@@ -1,11 +1,12 @@
 """What stands between a worker and its stores, so that a test can cut the way to one of them at the worst moment."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 from sqlalchemy import make_url
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -14,7 +15,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Relay:
     """Passes on what a worker and a server say. Once it is cut, nobody comes through until it is mended.
 
-    `tripwire` is what a worker says at the moment at which `when_tripped` shall happen, before it is passed on.
+    `tripwire` is what a worker says at the moment at which `when_tripped` shall happen; it is passed on after that.
     """
 
     def __init__(self, server: Path | tuple[str, int]) -> None:
@@ -23,7 +24,11 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.tripwire = b""
-        self.when_tripped: Callable[[], None] = self.cut
+        self.when_tripped: Callable[[], Awaitable[None]] = self.cut_now
+
+    async def cut_now(self) -> None:
+        """For somebody else's tripwire."""
+        self.cut()
 
     def cut(self) -> None:
         """As when the server dies."""
@@ -72,7 +77,7 @@ class Relay:
         try:
             while data := await reader.read(65536):
                 if is_request and self.tripwire and self.tripwire in data:
-                    self.when_tripped()
+                    await self.when_tripped()
                 writer.write(data)
         except OSError:
             pass
@@ -100,3 +105,17 @@ async def before_redis(url: str, folder: Path) -> AsyncIterator[tuple[Relay, str
     number = parts.query.removeprefix("db=") if parts.scheme == "unix" else parts.path.strip("/")
     async with Relay(server).listening(folder / "redis") as relay:
         yield relay, f"unix://{folder / 'redis'}?db={number or 0}"
+
+
+class Tripping(httpx.AsyncBaseTransport):
+    """The way to a provider. The way through `relay`, if there is one, is cut once the provider has said who it is."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.relay: Relay | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await self._inner.handle_async_request(request)
+        if self.relay and request.url.path in {"/openid/token", "/discord/api/v10/users/@me"}:
+            self.relay.cut()
+        return answer

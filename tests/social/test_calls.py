@@ -194,7 +194,7 @@ async def test_a_certificate_is_that_of_the_name_although_an_address_is_called(
 
 @pytest.mark.standard("SO-19")
 async def test_two_names_at_one_address_do_not_share_a_connection(tls: Callable[[str], ssl.SSLContext]) -> None:
-    async with listening(saying(answer()), context=tls("*.provider.test")) as wire:
+    async with listening(saying(answer()), context=tls("*.provider.test"), stays=True) as wire:
         async with calling(leading_to("127.0.0.1")) as calls:
             for name in ("a", "b", "a"):
                 assert await calls.json(f"https://{name}.{NAME}:{wire.port}/") == {}

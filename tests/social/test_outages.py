@@ -1,4 +1,5 @@
-"""A store that goes away on the way through a provider: said to be away, nobody signed out, and no session left."""
+"""The worst moments on the way through a provider: a store goes away, or the account changes just before a session of
+it opens. Nobody is signed out, and no session is left."""
 
 import secrets
 import tempfile
@@ -36,12 +37,14 @@ from tests.social.linked import (
     identities_of,
     is_refused,
     journal_of,
+    link,
     link_begun,
     linked,
+    set_password,
     the_account,
     unlink,
 )
-from tests.social.relays import Relay, before_postgres, before_redis
+from tests.social.relays import Relay, Tripping, before_postgres, before_redis
 
 AWAY = (503, "temporarily_unavailable")
 STORES = ["postgres", "redis"]
@@ -50,20 +53,6 @@ SESSION_OPENS = b"\nfed"
 LOOPBACK = "http://127.0.0.1/back"
 
 pytestmark = pytest.mark.standard("PF-40")
-
-
-class Tripping(httpx.AsyncBaseTransport):
-    """The way to the provider; `when_proved` happens once it has answered who somebody is."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self._inner = inner
-        self.relay: Relay | None = None
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await self._inner.handle_async_request(request)
-        if self.relay and request.url.path in {"/openid/token", "/discord/api/v10/users/@me"}:
-            self.relay.cut()
-        return answer
 
 
 @dataclass
@@ -90,7 +79,7 @@ async def own(
     way_abroad: httpx.AsyncBaseTransport,
 ) -> AsyncIterator[Place]:
     way = Tripping(way_abroad)
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # a socket's path must be short
+    with tempfile.TemporaryDirectory() as name:  # the path of a socket must be short
         folder = Path(name)
         async with (
             before_postgres(settings.database_url, folder) as (postgres, database_url),
@@ -190,7 +179,7 @@ async def test_a_session_that_cannot_be_written_down_is_over(
     redis, postgres = place.relays["redis"], place.relays["postgres"]
     async with browser(place.app) as http:
         location = await back_from(http, abroad, "openid", who)
-        redis.tripwire, redis.when_tripped = SESSION_OPENS, postgres.cut
+        redis.tripwire, redis.when_tripped = SESSION_OPENS, postgres.cut_now
         answer = await came_back(http, location)
         place.mend()
     assert error_of(answer) == "temporarily_unavailable"
@@ -201,6 +190,41 @@ async def test_a_session_that_cannot_be_written_down_is_over(
     assert {one.session for one in await services.sessions.live(account.id)} == {row.id.bytes for row in rows}
     assert await is_refused(place.app, abroad, "openid", who) == ""
     assert (await the_account(services, who.email)).id == account.id
+
+
+@pytest.mark.standard("SE-29", "SO-13")
+@pytest.mark.parametrize("change", ["unlinked", "disabled", "closed", "given a password"])
+async def test_a_session_that_opens_just_after_the_account_changed_is_over(
+    place: Place, app: Litestar, services: Services, outbox: Outbox, abroad: httpx.AsyncClient, *, change: str
+) -> None:
+    """The provider and the account said yes before that. Whoever changed it ended the sessions that there were."""
+    who = Stranger()
+    async with browser(app) as mine, browser(place.app) as http:
+        headers = await comes_in(mine, abroad, "openid", who)
+        assert await link(mine, abroad, headers, "discord", Stranger()) == ""
+        account = await the_account(services, who.email)
+        location = await back_from(http, abroad, "openid", who)
+
+        async def changed() -> None:
+            if change == "unlinked":
+                assert await unlink(mine, headers, "openid") == (204, "")
+            elif change == "disabled":
+                await services.administration.disable(account.id)
+            elif change == "closed":
+                assert (await mine.delete("/me", headers=headers)).status_code == 204
+            else:
+                await set_password(mine, services, outbox, who.email)
+
+        redis = place.relays["redis"]
+        redis.tripwire, redis.when_tripped = SESSION_OPENS, changed
+        answer = await came_back(http, location)
+        place.mend()
+    assert error_of(answer) == ("account_disabled" if change == "disabled" else "invalid_credentials")
+    assert REFRESH_COOKIE not in answer.headers.get("set-cookie", "")
+    alive = await services.sessions.live(account.id)
+    assert len(alive) == int(change == "unlinked")
+    written = [row.id.bytes for row in await journal_of(services, account.id) if row.ended_at is None]
+    assert written == [one.session for one in alive]
 
 
 @pytest.mark.parametrize("store", STORES)

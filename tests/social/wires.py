@@ -10,6 +10,7 @@ import httpx
 
 from service.providers.calls import Calls, GuardedTransport, Resolve, resolved
 
+LOOPBACK = "127.0.0.1"
 LIMIT = 5.0
 """Seconds that no call of these tests needs, so that none of them fails by it."""
 SHORT = 0.3
@@ -66,16 +67,24 @@ def endlessly(head: bytes, part: bytes, pause: float = 0) -> Answering:
 
 @asynccontextmanager
 async def listening(
-    answering: Answering, *, host: str = "127.0.0.1", port: int = 0, context: ssl.SSLContext | None = None
+    answering: Answering,
+    *,
+    port: int = 0,
+    context: ssl.SSLContext | None = None,
+    stays: bool = False,
+    host: str = LOOPBACK,
 ) -> AsyncIterator[Wire]:
-    """A server that gives every request the same answer, and then closes."""
+    """A server that gives every request the same answer; then it closes, or `stays` for more on the connection."""
     wire, tasks = Wire(), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire.connections += 1
         with suppress(OSError, asyncio.IncompleteReadError):
-            wire.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
-            await answering(writer)
+            while True:
+                wire.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
+                await answering(writer)
+                if not stays:
+                    break
         writer.close()
 
     def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
