@@ -182,8 +182,8 @@ def ensure_once(request: Request[Any, Any, Any]) -> None:
 
 
 def ensure_navigation(request: Request[Any, Any, Any]) -> None:
-    """Raises `CrossSiteRefused` for what is no navigation, where the browser says so: pictures of a foreign page must not
-    use up what a network may begin."""
+    """Raises `CrossSiteRefused` for what is no navigation, where the browser says so: pictures of a foreign page must
+    not use up what a network may begin."""
     if request.headers.get("sec-fetch-mode", "navigate") != "navigate":
         raise CrossSiteRefused("not a navigation")
 

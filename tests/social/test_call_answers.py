@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import ProviderUnavailable
-from service.providers.calls import MOST_BYTES, TokenRefused
+from service.providers.calls import MOST_BYTES, NotGiven, TokenRefused
 from tests.social.wires import LIMIT, SHORT, Answering, Wire, answer, calling, endlessly, listening, saying
 
 
@@ -70,9 +70,9 @@ async def test_an_answer_that_is_none_is_unavailable(said: Answering) -> None:
 
 
 async def test_a_refused_token_is_told_apart_from_a_refused_call() -> None:
-    for status in ("401 Unauthorized", "403 Forbidden"):
+    for status, refusal in (("401 Unauthorized", TokenRefused), ("403 Forbidden", NotGiven)):
         async with listening(saying(answer(b"{}", status))) as wire:
-            with pytest.raises(TokenRefused):
+            with pytest.raises(refusal):
                 await told_by(wire, token="of somebody")
             assert wire.header("authorization") == ["Bearer of somebody"]
             with pytest.raises(ProviderUnavailable):

@@ -219,7 +219,7 @@ async def test_a_session_that_opens_just_after_the_account_changed_is_over(
         redis.tripwire, redis.when_tripped = SESSION_OPENS, changed
         answer = await came_back(http, location)
         place.mend()
-    assert error_of(answer) == ("account_disabled" if change == "disabled" else "invalid_credentials")
+    assert error_of(answer) == ("account_disabled" if change == "disabled" else "temporarily_unavailable")
     assert REFRESH_COOKIE not in answer.headers.get("set-cookie", "")
     alive = await services.sessions.live(account.id)
     assert len(alive) == int(change == "unlinked")

@@ -44,7 +44,7 @@ GUILD: dict[str, Any] = {"id": "1", "name": "One", "icon": None, "owner": True, 
 def github(api: str) -> dict[str, Any]:
     """A GitHub server whose API is there."""
     user = {"id": 583231, "login": "octocat", "avatar_url": "https://a.example/1", "email": None, "name": "Octo"}
-    return {f"{api}/user": user, f"{api}/user/emails": ADDRESSES}
+    return {f"{api}/user": user, f"{api}/user/emails?per_page=100": ADDRESSES}
 
 
 def discord(version: str, permissions: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ USUAL = {
     "code_challenge_method": "S256",
 }
 PLACES: dict[str, tuple[str, dict[str, str]]] = {
-    "discord": ("https://discord.com/oauth2/authorize", {"scope": "identify email guilds", "prompt": "none"}),
+    "discord": ("https://discord.com/oauth2/authorize", {"scope": "identify email guilds"}),
     "github": ("https://github.com/login/oauth/authorize", {"scope": "user:email"}),
     "google": (
         "https://accounts.google.com/o/oauth2/v2/auth",
@@ -135,7 +135,7 @@ async def test_people_are_sent_to_the_real_place_with_the_least_that_is_needed(n
 @pytest.mark.standard("SO-12")
 async def test_a_new_proof_is_asked_for_where_the_provider_knows_how() -> None:
     again = Asked(BACK, "the state", "the nonce", VERIFIER, login_again=True)
-    wanted = {"discord": (None, None), "github": (None, None), "google": ("login", "0")}
+    wanted = {"discord": (None, None), "github": (None, None), "google": ("select_account", "0")}
     for name, (prompt, max_age) in wanted.items():
         async with provider_of(Web(), name) as provider:
             query = dict(parse_qsl(urlsplit(await provider.authorize_url(again)).query))
@@ -160,7 +160,11 @@ async def test_a_github_is_asked_at_its_site_and_its_api(fields: dict[str, str],
     async with provider_of(web, "github", **fields) as provider:
         assert provider.issuer == f"{site}/login/oauth"
         person, tokens = await provider.identify("a code", BACK, VERIFIER, "the nonce")
-    assert web.called == [f"POST {site}/login/oauth/access_token", f"GET {api}/user", f"GET {api}/user/emails"]
+    assert web.called == [
+        f"POST {site}/login/oauth/access_token",
+        f"GET {api}/user",
+        f"GET {api}/user/emails?per_page=100",
+    ]
     assert (person.issuer, person.subject, person.username) == (f"{site}/login/oauth", "583231", "octocat")
     assert (person.email, person.email_verified) == ("octo@cat.example", True)
     assert tokens.access_token == "a token"
