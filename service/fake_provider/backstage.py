@@ -36,8 +36,8 @@ GITHUB = Site("github", "GitHub", "/github/login/oauth")
 class Backstage:
     """The memory of the fake provider, all of it lost at the end of the process.
 
-    `slow` is how many seconds a slow fault waits, unless `closing` is set; `discord_token_life` how many an access token
-    of Discord lives; `discovery_fault` is a name of `DISCOVERY_FAULTS` or empty: any other is a `ValueError`.
+    `slow` is how many seconds a slow fault waits, unless `closing` is set; `discord_token_life` how many an access
+    token of Discord lives; `discovery_fault` is a name of `DISCOVERY_FAULTS` or empty: any other is a `ValueError`.
     """
 
     def __init__(self, url: str, clients: Mapping[str, str], clock: Clock) -> None:

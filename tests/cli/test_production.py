@@ -394,7 +394,7 @@ def configured(redis_url: str, **wanted: str) -> Iterator[None]:
 def test_the_doctor_is_content_when_all_is_well(examined: dict[str, Result], migrated: dict[str, str]) -> None:
     result = examined["well"]
     assert (result.code, result.err) == (0, ""), result.out
-    assert result.out.count("✓") == len(result.out.splitlines()) == 7
+    assert result.out.count("✓") == len(result.out.splitlines()) == 8
     assert migrated["VESTIBULE_KEYS"] not in result.out
 
 
@@ -415,11 +415,19 @@ def test_the_doctor_finds_a_redis_that_would_lose_sessions(
     assert advice in one_line(advices(result))
 
 
+def provider(issuer: str) -> dict[str, str]:
+    """An OpenID provider at this issuer."""
+    head = "VESTIBULE_PROVIDER_CORP_"
+    own = {"ISSUER": issuer, "CLIENT_ID": "us", "CLIENT_SECRET": "made up", "PRIVATE_NETWORK": "true"}
+    return {head + name: value for name, value in own.items()}
+
+
 ILLS: Mapping[str, tuple[Change, str]] = {
     "postgres away": (lambda e: without(e, DATABASE_URL=NOWHERE), "DATABASE_URL"),
     "redis away": (lambda e: without(e, REDIS_URL="redis://127.0.0.1:1"), "REDIS_URL"),
     "mail server away": (lambda e: without(e, VESTIBULE_SMTP_URL="smtp://127.0.0.1:1"), "VESTIBULE_SMTP_URL"),
     "no mail server": (lambda e: without(e, "VESTIBULE_SMTP_URL"), "VESTIBULE_SMTP_URL"),
+    "a provider away": (lambda e: {**e, **provider("http://127.0.0.1:1/x")}, "VESTIBULE_PROVIDER_CORP_ISSUER"),
     "another root key": (lambda e: without(e, VESTIBULE_KEYS=root_key()), "VESTIBULE_KEYS"),
     "a weak root key": (lambda e: without(e, VESTIBULE_KEYS=WEAK), "vestibule keys generate"),
 }

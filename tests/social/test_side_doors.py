@@ -1,0 +1,180 @@
+"""What a second look found: each was open once."""
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from sqlalchemy import func, select
+
+from service.audit import AuditEvent
+from service.crypto.id_tokens import read_jwks
+from service.errors import ProviderAnswerInvalid, ProviderEmailUnverified, ProviderUnavailable
+from service.providers import calls, openid
+from service.providers.discord import DiscordProvider
+from service.providers.openid import TRUTH_AS_TEXT
+from service.settings import Settings
+from service.tokens.session_facts import Ended
+from service.wiring import Services
+from tests.conftest import TestClock
+from tests.deeds import FIREFOX
+from tests.social.acting import PAGE, Stranger, error_of, me, signed_in, through
+from tests.social.elsewhere import KEY_SET, Elsewhere, elsewhere
+
+GITHUB_TOKEN = "/github/login/oauth/access_token"
+ADDRESSES = "/github/api/v3/user/emails"
+
+
+@pytest.fixture
+async def there(settings: Settings, clock: TestClock) -> AsyncIterator[Elsewhere]:
+    async with elsewhere(settings, clock) as found:
+        yield found
+
+
+@pytest.mark.standard("SO-25")
+async def test_a_key_of_a_provider_never_keeps_us_busy(there: Elsewhere) -> None:
+    """A private half is taken apart by the library, which takes minutes for a large modulus."""
+    huge = "A" * 11_000
+    published = [*there.fake.keys.jwks["keys"], {"kty": "RSA", "n": huge, "e": "AQAB", "d": huge}]
+    there.way.answer(KEY_SET, {"keys": published})
+    started = time.perf_counter()
+    assert (await there.vouched()).subject == "ann-1"
+    with pytest.raises(ProviderAnswerInvalid):
+        await there.presented(_signed_with_rsa(there))
+    assert time.perf_counter() - started < 20  # it took minutes
+    assert all(set(key) <= {"kty", "kid", "use", "alg", "crv", "x", "y"} for key in read_jwks({"keys": published}))
+
+
+def _signed_with_rsa(there: Elsewhere) -> str:
+    import jwt
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    there.document(id_token_signing_alg_values_supported=["RS256", "ES256"])
+    return jwt.encode({"sub": "x"}, key, algorithm="RS256")
+
+
+async def test_states_that_never_were_leave_no_row_in_the_trail(http: httpx.AsyncClient, services: Services) -> None:
+    await services.audit.flush()
+    counted = select(func.count()).select_from(AuditEvent).where(AuditEvent.event == "login.social")
+    async with services.database.begin() as transaction:
+        before = await transaction.scalar(counted)
+    for state in ("", "x", "vss_AAAA"):
+        assert (await http.get("/auth/social/discord/callback", params={"state": state})).status_code == 400
+    await services.audit.flush()
+    async with services.database.begin() as transaction:
+        assert await transaction.scalar(counted) == before
+
+
+async def test_a_picture_of_a_foreign_page_begins_nothing(http: httpx.AsyncClient) -> None:
+    for mode in ("no-cors", "cors", "same-origin", "websocket"):
+        answer = await http.get(
+            "/auth/social/discord", headers={"Sec-Fetch-Mode": mode, "Sec-Fetch-Site": "cross-site"}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (403, "cross_site_refused"), mode
+    headers = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "cross-site", "User-Agent": FIREFOX}
+    assert (await http.get("/auth/social/discord", params={"next": PAGE}, headers=headers)).status_code == 303
+
+
+@pytest.mark.standard("LG-19")
+@pytest.mark.parametrize("provider", ["openid", "discord", "github"])
+async def test_nobody_is_signed_in_silently(http: httpx.AsyncClient, provider: str) -> None:
+    answer = await http.get(f"/auth/social/{provider}")
+    assert "prompt=none" not in answer.headers["location"]
+    assert "__Host-vestibule-refresh" not in answer.cookies
+
+
+async def test_a_name_server_that_does_not_answer_takes_no_thread_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = ThreadPoolExecutor(max_workers=1)
+    monkeypatch.setattr(calls, "RESOLVING", threads)
+    assert await calls.resolved("localhost", 80)
+    assert [thread.name for thread in threads._threads] != []
+    threads.shutdown()
+    with pytest.raises(RuntimeError):  # it asks in these threads and in no others
+        await calls.resolved("localhost", 80)
+    assert socket.getaddrinfo("localhost", 80)
+
+
+@pytest.mark.standard("SO-23")
+async def test_github_says_in_words_of_its_own_that_an_address_is_not_verified(there: Elsewhere) -> None:
+    there.way.answer(GITHUB_TOKEN, {"error": "unverified_user_email"})
+    with pytest.raises(ProviderEmailUnverified):
+        await there.identified(Stranger(), "github")
+
+
+@pytest.mark.standard("SO-23")
+async def test_a_github_app_without_the_addresses_still_knows_who_somebody_is(there: Elsewhere) -> None:
+    who = Stranger()
+    for status in (403, 404):
+        there.way.answer(ADDRESSES, {"message": "Resource not accessible by integration"}, status)
+        found = await there.identified(who, "github")
+        assert (found.subject, found.email, found.email_verified) == (who.subject, "", False)
+
+
+async def test_a_clock_that_was_set_back_does_not_stop_the_search_for_keys(there: Elsewhere, clock: TestClock) -> None:
+    await clock.advance(days=2)
+    await there.vouched()
+    await clock.advance(days=-2)
+    there.fake.rotate_key()
+    assert (await there.vouched()).subject == "ann-1"
+
+
+async def test_a_public_name_is_never_an_address(http: httpx.AsyncClient, abroad: httpx.AsyncClient) -> None:
+    who = Stranger()
+    who.username = who.email
+    answer = await through(http, abroad, "openid", who, name="")
+    assert (await me(http, await signed_in(http, answer)))["nickname"].startswith("user-")
+
+
+@pytest.mark.standard("SO-22")
+async def test_the_text_true_is_true_at_apple_alone(there: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ("true", "false", True, False, 1, None)
+    found = [(await there.vouched(email_verified=value)).email_verified for value in told]
+    assert found == [False, False, True, False, False, False]
+    monkeypatch.setattr(openid, "TRUTH_AS_TEXT", {*openid.TRUTH_AS_TEXT, there.openid.issuer})
+    found = [(await there.vouched(email_verified=value)).email_verified for value in told]
+    assert found == [True, False, True, False, False, False]
+    assert {"https://appleid.apple.com"} == TRUTH_AS_TEXT
+
+
+@pytest.mark.standard("SO-27")
+async def test_apple_has_its_own_word_for_cancelling(http: httpx.AsyncClient, abroad: httpx.AsyncClient) -> None:
+    answer = await http.get("/auth/social/openid", params={"next": PAGE})
+    state = httpx.URL(answer.headers["location"]).params["state"]
+    issuer = httpx.URL(answer.headers["location"]).copy_with(path="/openid", query=None)
+    back = {"error": "user_cancelled_authorize", "state": state, "iss": str(issuer)}
+    assert error_of(await http.get("/auth/social/openid/callback", params=back)) == "access_denied"
+
+
+def test_an_end_that_a_newer_release_wrote_is_an_end() -> None:
+    assert Ended(77).reason == "ended"
+
+
+async def test_discord_is_told_who_asks(there: Elsewhere, settings: Settings) -> None:
+    agents = {one.id: one.calls.client.headers["user-agent"] for one in there.providers.all.values()}
+    assert agents["discord"].startswith(f"DiscordBot ({settings.issuer}, ")
+    assert agents["github"] == agents["openid"] == "vestibule"
+
+
+@pytest.mark.standard("SO-26")
+async def test_a_block_on_the_way_is_no_withdrawn_consent(there: Elsewhere) -> None:
+    """A 403 is a word of whoever stands before Discord; that a token is over is a 401, and costs the tokens."""
+    discord = there.providers.get("discord")
+    assert isinstance(discord, DiscordProvider)
+    for status, refusal in ((403, calls.NotGiven), (401, calls.TokenRefused)):
+        there.way.answer("/discord/api/v10/users/@me/guilds", {"code": 40333}, status)
+        with pytest.raises(refusal):
+            await discord.guilds("a token")
+
+
+async def test_a_person_has_two_hundred_servers_at_most_and_their_pictures_are_pictures(there: Elsewhere) -> None:
+    discord = there.providers.get("discord")
+    assert isinstance(discord, DiscordProvider)
+    path, many = "/discord/api/v10/users/@me/guilds", [{"id": str(number), "name": "x"} for number in range(1, 500)]
+    there.way.answer(path, many)
+    assert len(await discord.guilds("a token")) == 200
+    there.way.answer(path, [{"id": "1", "name": "x", "icon": "../../../evil.test/x"}])
+    with pytest.raises(ProviderUnavailable):
+        await discord.guilds("a token")
