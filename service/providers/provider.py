@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -224,17 +224,30 @@ class _Client(BaseOAuth2[dict[str, Any]]):
     """The library's client, made to call through ours."""
 
     def __init__(self, settings: ProviderSettings, endpoints: Endpoints, client: httpx.AsyncClient) -> None:
-        is_basic = endpoints.auth_method == "client_secret_basic"
-        encoded = quote_plus if is_basic else str  # RFC 6749 section 2.3.1 wants both parts encoded as in a form
         super().__init__(
-            encoded(settings.client_id),
-            encoded(str(settings.client_secret)),
+            settings.client_id,
+            str(settings.client_secret),
             endpoints.authorize.partition("?")[0],
             endpoints.token,
             refresh_token_endpoint=endpoints.token,
             token_endpoint_auth_method=endpoints.auth_method,
         )
         self._client = client
+
+    def build_request(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: str,
+        *,
+        auth_method: AuthMethod | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> tuple[httpx.Request, httpx.Auth | None]:
+        """Encodes both parts of Basic credentials as in a form (RFC 6749 section 2.3.1), which the library does not."""
+        request, auth = super().build_request(client, method, url, auth_method=auth_method, data=data)
+        if auth_method == "client_secret_basic":
+            auth = httpx.BasicAuth(quote_plus(self.client_id), quote_plus(self.client_secret))
+        return request, auth
 
     @asynccontextmanager
     async def get_httpx_client(self) -> AsyncIterator[httpx.AsyncClient]:

@@ -1,18 +1,21 @@
 """What a second look found: each was open once."""
 
+import base64
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote_plus
 
 import httpx
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from sqlalchemy import func, select
 
 from service.audit import AuditEvent
 from service.crypto.id_tokens import read_jwks
-from service.errors import ProviderAnswerInvalid, ProviderEmailUnverified, ProviderUnavailable
+from service.errors import InvalidOrExpiredCode, ProviderAnswerInvalid, ProviderEmailUnverified, ProviderUnavailable
 from service.providers import calls, openid
 from service.providers.discord import DiscordProvider
 from service.providers.openid import TRUTH_AS_TEXT
@@ -178,3 +181,26 @@ async def test_a_person_has_two_hundred_servers_at_most_and_their_pictures_are_p
     there.way.answer(path, [{"id": "1", "name": "x", "icon": "../../../evil.test/x"}])
     with pytest.raises(ProviderUnavailable):
         await discord.guilds("a token")
+
+
+async def test_an_id_of_a_client_is_encoded_once_wherever_it_stands(settings: Settings, clock: TestClock) -> None:
+    """As in a form within Basic credentials (RFC 6749 2.3.1), as in a query on the way there."""
+    odd = "https://us.example:8443/a b"
+    given = msgspec.structs.replace(settings.providers["openid"], client_id=odd)
+    async with elsewhere(msgspec.structs.replace(settings, providers={"openid": given}), clock) as there:
+        assert httpx.URL(await there.authorize_url()).params["client_id"] == odd
+        sent: list[str] = []
+        there.way.answer("/openid/token", {"error": "invalid_grant"}, 400)
+        client = there.openid.calls.client
+        client.event_hooks["request"] = [_noting(sent)]
+        with pytest.raises(InvalidOrExpiredCode):
+            await there.openid.identify("code", "https://auth.test/back", "v" * 43, None)
+    name, _, _ = base64.b64decode(sent[-1].removeprefix("Basic ")).decode().partition(":")
+    assert unquote_plus(name) == odd
+
+
+def _noting(sent: list[str]) -> Callable[[httpx.Request], Awaitable[None]]:
+    async def note(request: httpx.Request) -> None:
+        sent.append(request.headers.get("authorization", ""))
+
+    return note
