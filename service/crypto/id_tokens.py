@@ -88,7 +88,10 @@ def read_jwks(document: object) -> tuple[dict[str, Any], ...]:
     if not isinstance(keys, list) or not 1 <= len(keys) <= MOST_KEYS:
         raise ValueError("not a JWK Set")
     public = [{name: key[name] for name in PUBLIC if name in key} for key in keys if isinstance(key, dict)]
-    return tuple(key for key in public if key.get("use", "sig") == "sig" and len(str(key.get("n", ""))) <= LONGEST_N)
+    usable = [key for key in public if key.get("use", "sig") == "sig" and len(str(key.get("n", ""))) <= LONGEST_N]
+    if not usable:
+        raise ValueError("no key for signatures")
+    return tuple(usable)
 
 
 def verify(

@@ -28,7 +28,7 @@ from service.errors import (
 from service.login.social import Begun, Browser, NativeCode, SocialLogin
 from service.problems import NO_STORE, refusals
 from service.providers.directory import Providers
-from service.setting_values import LOOPBACK
+from service.setting_values import LOOPBACK, parts_of
 from service.settings import Settings
 from service.tokens.clients import DEFAULT_FRONT_END
 from service.tokens.principal import PUBLIC
@@ -113,7 +113,7 @@ class SocialController(Controller):
         """Sends the browser to the provider. It comes back signed in, or with `error` in the query of `next`."""
         ensure_once(request)
         ensure_navigation(request)
-        issued = _at_issuer(request, social.settings)
+        issued = _at_issuer(request, social.providers.get(provider).id, social.settings)
         if issued is not None:
             return Response(b"", status_code=303, headers={**NO_STORE, "Location": issued})
         browser = Browser(request.cookies.get(BROWSER_COOKIE, ""), request.cookies.get(COOKIE, ""))
@@ -182,19 +182,22 @@ def ensure_once(request: Request[Any, Any, Any]) -> None:
 
 
 def ensure_navigation(request: Request[Any, Any, Any]) -> None:
-    """Raises `CrossSiteRefused` for what is no navigation, where the browser says so: pictures of a foreign page must
-    not use up what a network may begin."""
-    if request.headers.get("sec-fetch-mode", "navigate") != "navigate":
+    """Raises `CrossSiteRefused` for what does not open a page, where the browser says so: pictures and frames of a
+    foreign page must not use up what a network may begin."""
+    opens_page = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    if any(request.headers.get(name, usual) != usual for name, usual in opens_page.items()):
         raise CrossSiteRefused("not a navigation")
 
 
-def _at_issuer(request: Request[Any, Any, Any], settings: Settings) -> str | None:
+def _at_issuer(request: Request[Any, Any, Any], provider: str, settings: Settings) -> str | None:
     """The same URL at the issuer, for developers who typed `localhost` instead of `127.0.0.1` or the other way round:
     the cookie would stay at the one, and the provider leads to the other."""
-    issuer, here = urlsplit(settings.issuer), request.url
-    if issuer.hostname == here.hostname or not {issuer.hostname, here.hostname} <= LOOPBACK:
+    issuer = urlsplit(settings.issuer)
+    here = parts_of(f"http://{request.headers.get('host', '')}") if issuer.hostname in LOOPBACK else None
+    if here is None or here.hostname not in LOOPBACK or here.hostname == issuer.hostname or here.port != issuer.port:
         return None
-    return f"{settings.own_origin}{here.path}?{here.query}"
+    query = request.scope["query_string"].decode("latin-1")
+    return f"{settings.issuer}/auth/social/{provider}{'?' if query else ''}{query}"
 
 
 def browser_cookie(begun: Begun, settings: Settings) -> Cookie:

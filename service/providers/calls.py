@@ -37,10 +37,6 @@ TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses as hosts without IPv4 call them (RFC 6052)."""
 
 
-RESOLVING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="provider-names")
-"""Threads of its own: a name server that does not answer must not hold up the look-ups of our stores."""
-
-
 class TokenRefused(Exception):
     """The provider does not take a token (any more)."""
 
@@ -52,11 +48,11 @@ class NotGiven(ProviderUnavailable):
 Resolve = Callable[[str, int], Coroutine[Any, Any, list[str]]]
 
 
-async def resolved(host: str, port: int) -> list[str]:
-    """The addresses of a host, as this machine would connect to them."""
+async def resolved(host: str, port: int, threads: ThreadPoolExecutor | None = None) -> list[str]:
+    """The addresses of a host, as this machine would connect to them, looked up in these threads."""
     flags = 0 if _is_address(host) else socket.AI_ADDRCONFIG
     ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags)
-    found = await asyncio.get_running_loop().run_in_executor(RESOLVING, ask)
+    found = await asyncio.get_running_loop().run_in_executor(threads, ask)
     return [str(address[4][0]) for address in found]
 
 
@@ -64,22 +60,26 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     """Connects to addresses that were looked at. Connections are not kept: two hosts at one address (a CDN's) would
     share one whose certificate was checked for the other."""
 
-    def __init__(self, *, is_private: bool, resolve: Resolve = resolved) -> None:
+    def __init__(self, *, is_private: bool, resolve: Resolve | None = None) -> None:
         self._is_private = is_private
-        self._resolve = resolve
+        # Threads of its own: a name server that does not answer must hold up nobody else's look-ups.
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="provider-names")
+        self._resolve = resolve or partial(resolved, threads=self._threads)
         self._inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """One request. Raises `httpx.ConnectError` when no allowed address takes it."""
+        timeouts = request.extensions.get("timeout", {})
         host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
         try:
             addresses = await self._resolve(host, port)
         except (OSError, UnicodeError):
             raise httpx.ConnectError("the host has no address") from None
         allowed = [address for address in addresses if is_allowed(address, is_private=self._is_private)]
-        for address in _of_both_families(allowed)[:MOST_ADDRESSES]:
+        tried = _of_both_families(allowed)[:MOST_ADDRESSES]
+        for address in tried:
             request.url = request.url.copy_with(host=address)
-            request.extensions = {**request.extensions, "sni_hostname": host}
+            request.extensions = {**request.extensions, "sni_hostname": host, "timeout": _shared(timeouts, len(tried))}
             try:
                 return await self._inner.handle_async_request(request)
             except (httpx.ConnectError, httpx.ConnectTimeout):
@@ -88,13 +88,21 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Closes what is open."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._inner.aclose()
 
 
+def _shared(timeouts: dict[str, float | None], addresses: int) -> dict[str, float | None]:
+    """The time to connect, as one of several addresses may take it."""
+    connect = timeouts.get("connect")
+    return {**timeouts, "connect": connect / addresses if connect else connect}
+
+
 def _of_both_families(addresses: list[str]) -> list[str]:
-    """IPv6 and IPv4 in turn: a host may have many of a family that does not lead anywhere from here."""
-    six, four = ([one for one in addresses if (":" in one) is is_six] for is_six in (True, False))
-    return [one for pair in zip_longest(six, four) for one in pair if one is not None]
+    """IPv6 and IPv4 in turn, the system's choice first: a host may have many of a family that leads nowhere."""
+    first = ":" in addresses[0] if addresses else False
+    families = ([one for one in addresses if (":" in one) is family] for family in (first, not first))
+    return [one for pair in zip_longest(*families) for one in pair if one is not None]
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
@@ -170,7 +178,7 @@ class Calls:
         client = httpx.AsyncClient(
             transport=BoundedTransport(transport or GuardedTransport(is_private=is_private)),
             headers={**HEADERS, "User-Agent": agent},
-            timeout=httpx.Timeout(timeout, connect=timeout / (MOST_ADDRESSES + 1)),
+            timeout=timeout,
             follow_redirects=False,
             trust_env=False,
         )
@@ -184,7 +192,8 @@ class Calls:
             response = await self.client.get(self.checked(url), headers=headers)
         if token and response.status_code == httpx.codes.UNAUTHORIZED:
             raise TokenRefused("401 for a token")
-        if response.status_code in {httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND}:
+        is_limit = "retry-after" in response.headers or response.headers.get("x-ratelimit-remaining") == "0"
+        if response.status_code in {httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND} and not is_limit:
             raise NotGiven(f"answered {response.status_code}")
         if response.status_code != httpx.codes.OK:
             raise ProviderUnavailable(f"answered {response.status_code}", retry_after=_retry_after(response.headers))

@@ -139,8 +139,10 @@ def test_keys_that_are_broken_or_for_something_else_do_not_hide_the_good_one() -
 @pytest.mark.standard("SO-11")
 def test_a_key_for_encryption_signs_nothing() -> None:
     for use in ("enc", "", None, 5, ["sig"]):
+        with pytest.raises(ValueError, match="no key for signatures"):
+            read_jwks({"keys": [{**USUAL.jwk, "use": use}]})
         with pytest.raises(UnknownKey):
-            believed(GOOD, read_jwks({"keys": [{**USUAL.jwk, "use": use}]}))
+            believed(GOOD, read_jwks({"keys": [{**USUAL.jwk, "use": use}, {**STRANGER.jwk, "kid": "another"}]}))
     unmarked = {name: value for name, value in USUAL.jwk.items() if name != "use"}
     assert objection(GOOD, read_jwks({"keys": [unmarked]})) == ""
 

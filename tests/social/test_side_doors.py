@@ -4,7 +4,6 @@ import base64
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote_plus
 
 import httpx
@@ -23,7 +22,6 @@ from service.settings import Settings
 from service.tokens.session_facts import Ended
 from service.wiring import Services
 from tests.conftest import TestClock
-from tests.deeds import FIREFOX
 from tests.social.acting import PAGE, Stranger, error_of, me, signed_in, through
 from tests.social.elsewhere import KEY_SET, Elsewhere, elsewhere
 
@@ -72,12 +70,15 @@ async def test_states_that_never_were_leave_no_row_in_the_trail(http: httpx.Asyn
 
 
 async def test_a_picture_of_a_foreign_page_begins_nothing(http: httpx.AsyncClient) -> None:
-    for mode in ("no-cors", "cors", "same-origin", "websocket"):
-        answer = await http.get(
-            "/auth/social/discord", headers={"Sec-Fetch-Mode": mode, "Sec-Fetch-Site": "cross-site"}
-        )
-        assert (answer.status_code, answer.json()["code"]) == (403, "cross_site_refused"), mode
-    headers = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "cross-site", "User-Agent": FIREFOX}
+    for mode, place in (("no-cors", "image"), ("cors", "empty"), ("navigate", "iframe"), ("navigate", "object")):
+        sent = {"Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": place, "Sec-Fetch-Site": "cross-site"}
+        answer = await http.get("/auth/social/discord", headers=sent)
+        assert (answer.status_code, answer.json()["code"]) == (403, "cross_site_refused"), (mode, place)
+    headers = {
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+        "Sec-Fetch-Site": "cross-site",
+    }
     assert (await http.get("/auth/social/discord", params={"next": PAGE}, headers=headers)).status_code == 303
 
 
@@ -89,15 +90,38 @@ async def test_nobody_is_signed_in_silently(http: httpx.AsyncClient, provider: s
     assert "__Host-vestibule-refresh" not in answer.cookies
 
 
-async def test_a_name_server_that_does_not_answer_takes_no_thread_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = ThreadPoolExecutor(max_workers=1)
-    monkeypatch.setattr(calls, "RESOLVING", threads)
-    assert await calls.resolved("localhost", 80)
-    assert [thread.name for thread in threads._threads] != []
-    threads.shutdown()
-    with pytest.raises(RuntimeError):  # it asks in these threads and in no others
-        await calls.resolved("localhost", 80)
-    assert socket.getaddrinfo("localhost", 80)
+async def test_a_name_server_that_does_not_answer_takes_no_thread_of_others() -> None:
+    one, other = (calls.GuardedTransport(is_private=True) for _ in range(2))
+    await one.aclose()
+    for transport, outcome in ((one, RuntimeError), (other, httpx.ConnectError)):
+        async with httpx.AsyncClient(transport=transport) as client:
+            with pytest.raises(outcome):  # it asks in threads of its own, or not at all
+                await client.get("https://localhost:1/")
+    assert socket.getaddrinfo("localhost", 1)
+
+
+@pytest.mark.standard("SO-25")
+async def test_a_key_set_without_a_key_for_us_is_none(there: Elsewhere, clock: TestClock) -> None:
+    await there.vouched()
+    there.way.answer(KEY_SET, {"keys": [{**key, "use": "enc"} for key in there.fake.keys.jwks["keys"]]})
+    await clock.advance(hours=2)
+    for _ in range(5):
+        assert (await there.vouched()).subject == "ann-1"
+    assert there.fetches(KEY_SET) == 2
+
+
+async def test_a_limit_of_github_is_no_missing_permission(there: Elsewhere) -> None:
+    for headers in ({"Retry-After": "30"}, {"X-RateLimit-Remaining": "0"}):
+        there.way.answer(ADDRESSES, {"message": "API rate limit exceeded"}, 403, **headers)
+        with pytest.raises(ProviderUnavailable):
+            await there.identified(Stranger(), "github")
+
+
+async def test_whatever_host_is_named_it_is_no_crash_and_no_way_elsewhere(http: httpx.AsyncClient) -> None:
+    for host in ("127.0.0.1:99999", "auth.test:99999", "[::1", "localhost", "", "evil.test"):
+        answer = await http.get("/auth/social/discord", headers={"Host": host})
+        assert answer.status_code == 303, host
+        assert answer.headers["location"].startswith("http://127.0.0.1:9/discord/"), host
 
 
 @pytest.mark.standard("SO-23")
