@@ -11,7 +11,7 @@ from urllib.parse import SplitResult
 
 import msgspec
 
-from service.setting_values import LOOPBACK, Secret, SettingsError, parts_of
+from service.setting_values import LOOPBACK, Secret, SettingsError, is_label, parts_of
 
 PREFIX = "VESTIBULE_PROVIDER_"
 ID = re.compile(r"[a-z][a-z0-9]{0,31}", re.ASCII)
@@ -100,7 +100,10 @@ def _problems(given: ProviderSettings) -> list[str]:
     rules = (
         (bool(given.client_id), "CLIENT_ID must not be empty"),
         (bool(given.client_secret), "CLIENT_SECRET must not be empty"),
-        (_is_name(given.name), "NAME must be 1 to 40 printable characters, and not begin or end with a space"),
+        (
+            is_label(given.name, LONGEST_NAME),
+            "NAME must be 1 to 40 printable characters, and not begin or end with a space",
+        ),
         (all(SCOPE.fullmatch(scope) for scope in given.scopes), "SCOPES holds a character that no scope has"),
         (_is_site(site, given), f"{needed} must be an https URL without query and fragment (see PRIVATE_NETWORK)"),
         (
@@ -138,10 +141,6 @@ def _boolean(head: str, text: str) -> bool:
     if text.lower() not in {"true", "false", "1", "0"}:
         raise SettingsError(f"{head}PRIVATE_NETWORK is true or false, not {text[:20]!r}")
     return text.lower() in {"true", "1"}
-
-
-def _is_name(name: str) -> bool:
-    return 1 <= len(name) <= LONGEST_NAME and name.isprintable() and name.strip() == name
 
 
 def _in_variables(head: str, message: str) -> str:

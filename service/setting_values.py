@@ -40,6 +40,11 @@ class Rate:
         return cls(int(attempts), int(number) * PERIODS[unit])
 
 
+def is_label(text: str, longest: int) -> bool:
+    """Whether people can read it as a name: printable, and without a space at either end."""
+    return 1 <= len(text) <= longest and text.isprintable() and text.strip() == text
+
+
 def weak_origin(issuer: str) -> list[str]:
     """What is wrong with an issuer, at most one line."""
     parts = parts_of(issuer)

@@ -111,9 +111,7 @@ class Federation:
         `IdentityTaken`, `AlreadyLinked`.
         """
         async with self.database.begin() as transaction:
-            account = await AccountRepository(session=transaction).held_for_change(asked.account)
-            await self._ensure_still_in(account, asked)
-            assert account is not None  # noqa: S101  for the type checker
+            account = await self._still_in(transaction, asked)
             account.ensure_may_enter()
             mine = await self.identities.of(transaction, account.id)
             known = await self.identities.find(transaction, person)
@@ -168,8 +166,8 @@ class Federation:
             identity = await self.identities.find(transaction, person)
             if identity is None or identity.account_id != account.id:
                 return None
-            is_linked = await self.identities.note(transaction, identity, provider.id, _shown(person), tokens)
-            return account if is_linked else None
+            await self.identities.note(transaction, identity, provider.id, _shown(person), tokens)
+            return account
 
     async def _make(
         self,
@@ -210,12 +208,14 @@ class Federation:
             raise IdentityTaken("the same person was faster")
         raise AccountLinkRequired("the address has an account")
 
-    async def _ensure_still_in(self, account: Account | None, asked: Linking) -> None:
-        """While the row is held: whatever ends sessions holds it too (deploy/decisions/0006)."""
+    async def _still_in(self, transaction: Transaction, asked: Linking) -> Account:
+        """The account of who asked, its row held: whatever ends sessions holds it too (deploy/decisions/0006)."""
+        account = await AccountRepository(session=transaction).held_for_change(asked.account)
         if account is None or account.password_changed_at.timestamp() != asked.password_changed_at:
             raise SessionExpired("the account is gone, or its password another one")
         if asked.session not in {live.session for live in await self.sessions.live(asked.account)}:
             raise SessionExpired("the session that asked has ended")
+        return account
 
     def _ensure_other_way_in(self, account: Account, others: list[Identity]) -> None:
         usable = self.providers.issuers()

@@ -11,7 +11,19 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, ForeignKey, UniqueConstraint, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    ForeignKey,
+    UniqueConstraint,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -100,18 +112,16 @@ class Identities:
         provider: str,
         person: ForeignPerson,
         tokens: ForeignTokens | None,
-    ) -> bool:
-        """Writes down what the provider says today; False when the link is gone.
+    ) -> None:
+        """Writes down what the provider says today, while the row of the account is held.
 
         The account's picture follows the provider's for as long as it is the provider's.
         """
         before, said = identity.avatar_url, self._said(identity.account_id, provider, person, tokens)
-        if not await self._change(transaction, identity, and_(*_is_row(identity)), leased_until=None, **said):
-            return False
+        await self._change(transaction, identity, true(), leased_until=None, **said)
         if said["avatar_url"] != before and before is not None:
             is_its_own = and_(Account.id == identity.account_id, Account.avatar_url == before)
             await transaction.execute(update(Account).where(is_its_own).values(avatar_url=said["avatar_url"]))
-        return True
 
     async def remove(self, transaction: Transaction, identity: Identity) -> None:
         """Takes a link away, and its tokens with it."""

@@ -97,8 +97,8 @@ class Recovery:
         return account if is_current else None
 
     def _back_to(self, found: OneTimeToken) -> datetime:
-        """Whoever was in the account may have linked an identity of their own: what is a day old goes, and what is
-        younger than the change that is undone."""
+        """Whoever was in the account may have linked an identity of their own: what is younger than a day goes, and
+        what is younger than the change that is undone."""
         day_ago = self.clock() - self.settings.undo_link_life
         return min(found.created_at, day_ago) if found.purpose == "undo" else day_ago
 

@@ -242,13 +242,13 @@ class SocialLogin:
             await self._leave(waiting)
             return Finished(waiting.next, grant)
         asked = Linking(waiting.account, waiting.session, waiting.password_changed_at)
-        await self.federation.link(asked, provider, person, tokens if provider.has_tokens else None, device)
+        await self.federation.link(asked, provider, person, tokens if provider.has_use_for_tokens else None, device)
         return Finished(waiting.next)
 
     async def _enter(
         self, provider: Provider, person: ForeignPerson, tokens: ForeignTokens, client: str, device: Device
     ) -> Grant:
-        kept = tokens if provider.has_tokens else None
+        kept = tokens if provider.has_use_for_tokens else None
         arrival = await self.federation.enter(provider, person, kept, device)
         account = arrival.account
         try:

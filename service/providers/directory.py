@@ -52,9 +52,8 @@ class Providers:
         self._task = asyncio.create_task(self._look_on(), name="providers")
 
     async def stop(self) -> None:
-        """Ends that, and lets go of connections."""
+        """Ends that."""
         await background.end(self._task)
-        await self.close()
 
     async def close(self) -> None:
         """Lets go of connections."""

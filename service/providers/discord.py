@@ -47,7 +47,9 @@ class Guild:
 class DiscordProvider(Provider):
     """The site in `url`; its API is below it."""
 
-    has_tokens = True
+    @property
+    def has_use_for_tokens(self) -> bool:
+        return "guilds" in self.settings.scopes
 
     async def endpoints(self) -> Endpoints:
         return Endpoints(f"{self.settings.url}/oauth2/authorize", f"{self.settings.url}/api/oauth2/token")

@@ -88,9 +88,6 @@ class Endpoints:
 class Provider(ABC):
     """One configured provider. Its methods raise `ProviderUnavailable` when it is down, slow or talks rubbish."""
 
-    has_tokens = False
-    """Whether its tokens are of use to us later."""
-
     def __init__(self, name: str, settings: ProviderSettings, calls: Calls, clock: Clock) -> None:
         self.id = name
         self.settings = settings
@@ -105,6 +102,11 @@ class Provider(ABC):
     @property
     def names_itself(self) -> bool:
         """Whether its callbacks always carry `iss` (RFC 9207)."""
+        return False
+
+    @property
+    def has_use_for_tokens(self) -> bool:
+        """Whether we ask it for anything later: its tokens are kept only then."""
         return False
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.crypto.assertions import read_keys
 from service.errors import FieldError
-from service.setting_values import LOOPBACK, odd_origins, parts_of
+from service.setting_values import LOOPBACK, is_label, odd_origins, parts_of
 from service.tokens.clients import ASSERTION_METHOD, METHODS, PUBLIC_METHOD
 from service.tokens.scopes import ACCOUNT, BUILT_IN, SCOPE
 
@@ -33,7 +33,7 @@ def problems_of_client(
         return [FieldError("auth_methods", "kind_fixed", detail)]
     audiences, offered = set(apis), {scope for scopes in apis.values() for scope in scopes}
     checks: list[tuple[bool, str, str, str]] = [
-        (_is_name(values["name"]), "name", "name_invalid", f"1 to {LONGEST_NAME} printable characters."),
+        (is_label(values["name"], LONGEST_NAME), "name", "name_invalid", f"1 to {LONGEST_NAME} printable characters."),
         (_is_methods(values["auth_methods"]), "auth_methods", "auth_methods_invalid", "`none` alone, or the others."),
         (
             (ASSERTION_METHOD in values["auth_methods"]) == (values["jwks"] is not None),
@@ -101,7 +101,7 @@ def problems_of_api(identifier: str, name: str, scopes: Sequence[str]) -> list[F
             "identifier_invalid",
             f"An absolute URI, no fragment, at most {LONGEST_IDENTIFIER}.",
         ),
-        (_is_name(name), "name", "name_invalid", f"1 to {LONGEST_NAME} printable characters."),
+        (is_label(name, LONGEST_NAME), "name", "name_invalid", f"1 to {LONGEST_NAME} printable characters."),
         (
             len(set(scopes)) == len(scopes) <= LONGEST_LIST and all(SCOPE.fullmatch(scope) for scope in scopes),
             "scopes",
@@ -154,10 +154,6 @@ def _keys(values: dict[str, Any]) -> list[FieldError]:
     except ValueError as error:
         return [FieldError("jwks", "jwks_invalid", f"{str(error)[:1].upper()}{str(error)[1:]}.")]
     return []
-
-
-def _is_name(name: str) -> bool:
-    return 1 <= len(name) <= LONGEST_NAME and name.isprintable() and name.strip() == name
 
 
 def _is_methods(methods: Sequence[str]) -> bool:

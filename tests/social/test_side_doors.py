@@ -1,7 +1,6 @@
 """What a second look found: each was open once."""
 
 import base64
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import unquote_plus
@@ -15,6 +14,7 @@ from sqlalchemy import func, select
 from service.audit import AuditEvent
 from service.crypto.id_tokens import read_jwks
 from service.errors import InvalidOrExpiredCode, ProviderAnswerInvalid, ProviderEmailUnverified, ProviderUnavailable
+from service.provider_settings import ProviderSettings
 from service.providers import calls, openid
 from service.providers.discord import DiscordProvider
 from service.providers.openid import TRUTH_AS_TEXT
@@ -97,7 +97,6 @@ async def test_a_name_server_that_does_not_answer_takes_no_thread_of_others() ->
         async with httpx.AsyncClient(transport=transport) as client:
             with pytest.raises(outcome):  # it asks in threads of its own, or not at all
                 await client.get("https://localhost:1/")
-    assert socket.getaddrinfo("localhost", 1)
 
 
 @pytest.mark.standard("SO-25")
@@ -228,3 +227,17 @@ def _noting(sent: list[str]) -> Callable[[httpx.Request], Awaitable[None]]:
         sent.append(request.headers.get("authorization", ""))
 
     return note
+
+
+@pytest.mark.standard("SO-26")
+async def test_tokens_are_kept_where_something_is_asked_with_them(settings: Settings, clock: TestClock) -> None:
+    without = msgspec.structs.replace(settings.providers["discord"], scopes=("identify", "email"))
+    found = {}
+    for name, given in (("with", settings), ("without", _with_discord(settings, without))):
+        async with elsewhere(given, clock) as there:
+            found[name] = {one.id for one in there.providers.all.values() if one.has_use_for_tokens}
+    assert found == {"with": {"discord"}, "without": set()}
+
+
+def _with_discord(settings: Settings, discord: ProviderSettings) -> Settings:
+    return msgspec.structs.replace(settings, providers={**settings.providers, "discord": discord})
