@@ -103,6 +103,7 @@ def assert_shown(name: str, answer: httpx.Response) -> Any:
     for each in shown if isinstance(shown, list) else [shown]:
         assert set(each) == set(MATRIX["shapes"][entry["reads"]]), name
     is_new = "client_secret" in MATRIX["shapes"][entry["reads"]]
-    rest = re.sub(r'"client_secret":"[^"]+"', "", answer.text) if is_new else answer.text
+    rest = re.sub(r'"kid":"[^"]+"', "", answer.text)  # a digest of what is public may look like anything
+    rest = re.sub(r'"client_secret":"[^"]+"', "", rest) if is_new else rest
     assert not SECRETS.search(rest), SECRETS.search(rest)
     return document
