@@ -17,6 +17,7 @@ import msgspec
 
 from service import provider_settings
 from service.provider_settings import ProviderSettings
+from service.redis_url import RedisUrl
 from service.setting_values import LOOPBACK, Rate, Secret, SettingsError, odd_origins, parts_of, weak_origin
 
 PREFIX = "VESTIBULE_"
@@ -33,7 +34,6 @@ MOST_CODE_TRIES = 10
 MOST_PASSWORD_FAILURES = 100
 AVATAR_SCHEMES = ("file:///", "s3://", "memory:///")
 DATABASE_SCHEMES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 NOT_NOTHING = ("_life", "_timeout", "_idle", "_absolute", "_refresh")
 """Endings of durations that cannot be zero."""
 WHOLE_SECONDS = ("_life", "_idle", "_absolute")
@@ -154,9 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_timeout: timedelta = timedelta(seconds=1)
     database_pool: int = 10
     database_pool_wait: timedelta = timedelta(milliseconds=300)
-    redis_timeout: timedelta = timedelta(milliseconds=500)
-    redis_pool: int = 50
-    redis_pool_wait: timedelta = timedelta(milliseconds=200)
+    redis_timeout: timedelta = timedelta(milliseconds=250)
     drain: timedelta = timedelta(seconds=5)
     """How long to keep serving after SIGTERM with readiness down, so that load balancers let go first."""
     shutdown_grace: timedelta = timedelta(seconds=20)
@@ -330,8 +328,13 @@ def _impossible(given: Settings) -> list[str]:
     problems = []
     if not str(given.database_url).startswith(DATABASE_SCHEMES) or parts_of(str(given.database_url)) is None:
         problems.append("DATABASE_URL must look like postgresql://user:password@host/database")
-    if not str(given.redis_url).startswith(REDIS_SCHEMES) or parts_of(str(given.redis_url)) is None:
-        problems.append("REDIS_URL must look like redis://host:6379/0 (or rediss://, unix://)")
+    try:
+        RedisUrl.parse(str(given.redis_url))
+    except ValueError:
+        problems.append(
+            "REDIS_URL must look like redis://host:6379/0, redis+sentinel://host:26379,host:26379/primary, "
+            "redis+cluster://host:6379,host:6379 (each also as rediss) or unix:///path"
+        )
     for network in given.trusted_proxies:
         try:
             ip_network(network)

@@ -137,7 +137,6 @@ def environ(servers: Servers) -> dict[str, str]:
         "VESTIBULE_KEY_ROTATION": "0",  # time travel must not turn keys for everybody else
         # A busy machine must not look like an outage.
         "VESTIBULE_REDIS_TIMEOUT": "10",
-        "VESTIBULE_REDIS_POOL_WAIT": "10",
         "VESTIBULE_DATABASE_TIMEOUT": "10",
         "VESTIBULE_DATABASE_POOL_WAIT": "10",
     }

@@ -148,7 +148,6 @@ WEAK = {
     "VESTIBULE_HASH_QUEUE": ["-1"],
     "VESTIBULE_DATABASE_POOL": ["0", "-1"],
     "VESTIBULE_DATABASE_TIMEOUT": ["0", "-1"],
-    "VESTIBULE_REDIS_POOL": ["0", "-1"],
     "VESTIBULE_REDIS_TIMEOUT": ["0", "-1"],
     "VESTIBULE_MAIL_TIMEOUT": ["0"],
     "VESTIBULE_ALLOWED_ORIGINS": ["*", "null", "https://app.example.com/", "app.example.com"],

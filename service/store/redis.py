@@ -1,22 +1,24 @@
-"""Redis or Valkey: one bounded pool without retries, atomic scripts, and one refusal for every kind of outage.
+"""Redis or Valkey: atomic scripts, a few plain commands, and one refusal for every kind of outage.
 
 Nothing is retried here: a retry multiplies the time that a request hangs. What a client may repeat, it repeats.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError
+import hiredis
+from redis.exceptions import RedisError
 
 from service.errors import Unavailable
 from service.settings import Settings
+from service.store import nodes
+from service.store.lane import LaneDown
+from service.store.nodes import Nodes
 
 PREFIX = "vestibule:"
 LISTEN = 60.0
@@ -28,126 +30,97 @@ Value = str | bytes | int
 class RedisStore:
     """Commands on the service's keys. Each raises `Unavailable` when the server is away, hung, full or read-only."""
 
-    def __init__(self, client: Redis, read: Callable[[str], str]) -> None:
-        self._client = client
+    def __init__(self, servers: Nodes, read: Callable[[str], str]) -> None:
+        self._nodes = servers
         self._read = read
-        self._scripts: dict[str, AsyncScript] = {}
+        self._scripts: dict[str, tuple[str, str]] = {}
 
     @classmethod
     def connect(cls, settings: Settings, read: Callable[[str], str] | None = None) -> "RedisStore":
-        """A pool within the settings' bounds; no connection is made yet.
+        """A store within the settings' bounds; no connection is made yet.
 
         `read` gives a script's text by its name: tests put another clock into it.
         """
-        seconds = settings.redis_timeout.total_seconds()
-        pool = BlockingConnectionPool.from_url(
-            str(settings.redis_url),
-            max_connections=settings.redis_pool,
-            timeout=settings.redis_pool_wait.total_seconds(),
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            client_name="vestibule",
-        )
-        return cls(Redis(connection_pool=pool), read or source)
+        return cls(nodes.connect(settings), read or source)
 
     async def run(self, script: str, key: str | tuple[str, ...], *arguments: Value) -> Any:
         """Runs `lua/<script>.lua` on a key, or several of one slot: by its digest, by its text where the server does
         not know it (yet)."""
         keys = [PREFIX + name for name in ((key,) if isinstance(key, str) else key)]
-        prepared = self._scripts.get(script)
-        if prepared is None:
-            prepared = self._scripts[script] = self._client.register_script(self._read(script))
+        text, digest = self._scripts.get(script) or self._prepared(script)
         with outage_is_unavailable():
-            try:
-                return await _awaited(self._client.evalsha(prepared.sha, len(keys), *keys, *arguments))
-            except NoScriptError:
-                return await _awaited(self._client.eval(_text(prepared), len(keys), *keys, *arguments))
+            answer = await self._nodes.call(keys[0], ("EVALSHA", digest, len(keys), *keys, *arguments))
+            if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
+                answer = await self._nodes.call(keys[0], ("EVAL", text, len(keys), *keys, *arguments))
+        return _good(answer)
+
+    def _prepared(self, script: str) -> tuple[str, str]:
+        text = self._read(script)
+        prepared = self._scripts[script] = (text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+        return prepared
 
     async def get(self, key: str) -> bytes | None:
         """The value of a plain key."""
-        with outage_is_unavailable():
-            return cast("bytes | None", await self._client.get(PREFIX + key))
+        return cast("bytes | None", await self._call("GET", key))
 
     async def put(self, key: str, value: Value, seconds: int) -> None:
         """Sets a plain key that ends after so many seconds."""
-        with outage_is_unavailable():
-            await self._client.set(PREFIX + key, value, ex=seconds)
+        await self._call("SET", key, value, "EX", seconds)
 
     async def pick(self, key: str) -> bytes | None:
         """The value of a plain key, which is gone afterwards: of many at once one gets it."""
-        with outage_is_unavailable():
-            return cast("bytes | None", await self._client.getdel(PREFIX + key))
+        return cast("bytes | None", await self._call("GETDEL", key))
 
     async def delete(self, *keys: str) -> None:
-        """Removes keys of any kind, in one round trip."""
-        with outage_is_unavailable():
-            pipeline = self._client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.delete(PREFIX + key)
-            await pipeline.execute()
+        """Removes keys of any kind."""
+        for key in keys:
+            await self._call("DEL", key)
 
     async def add(self, key: str, member: Value, seconds: int) -> None:
         """Puts a member into a set, which ends so many seconds after the last one came."""
-        with outage_is_unavailable():
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.sadd(PREFIX + key, member)
-            pipeline.expire(PREFIX + key, seconds)
-            await pipeline.execute()
+        await self.run("add", key, member, seconds)
 
     async def members(self, key: str) -> set[bytes]:
         """A whole set, empty when there is none."""
-        with outage_is_unavailable():
-            return cast("set[bytes]", await _awaited(self._client.smembers(PREFIX + key)))
+        return set(await self._call("SMEMBERS", key))
 
     async def field(self, key: str, field: Value) -> bytes | None:
         """One field of a hash."""
-        with outage_is_unavailable():
-            return cast("bytes | None", await _awaited(self._client.hget(PREFIX + key, cast("str", field))))
+        return cast("bytes | None", await self._call("HGET", key, field))
 
     async def fields_of(self, key: str, *fields: Value) -> list[bytes | None]:
         """Some fields of a hash, None for each that is not there."""
-        with outage_is_unavailable():
-            return cast("list[bytes | None]", await _awaited(self._client.hmget(PREFIX + key, cast("Any", fields))))
+        return cast("list[bytes | None]", await self._call("HMGET", key, *fields))
 
     async def drop_field(self, key: str, field: str) -> None:
         """Removes one field of a hash."""
-        with outage_is_unavailable():
-            await _awaited(self._client.hdel(PREFIX + key, field))
+        await self._call("HDEL", key, field)
 
     async def fields(self, key: str) -> dict[str, bytes]:
         """All fields of a hash, empty when there is none."""
-        with outage_is_unavailable():
-            raw = await _awaited(self._client.hgetall(PREFIX + key))
-        return {name.decode(): value for name, value in raw.items()}
+        raw = await self._call("HGETALL", key)
+        return {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
 
     async def push(self, key: str, value: Value, keep: int) -> None:
         """Puts a value in front of a list and keeps the newest `keep`."""
-        with outage_is_unavailable():
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.lpush(PREFIX + key, value)
-            pipeline.ltrim(PREFIX + key, 0, keep - 1)
-            await pipeline.execute()
+        await self.run("push", key, value, keep)
 
     async def items(self, key: str) -> list[bytes]:
         """A whole list, newest first."""
-        with outage_is_unavailable():
-            return cast("list[bytes]", await _awaited(self._client.lrange(PREFIX + key, 0, -1)))
+        return cast("list[bytes]", await self._call("LRANGE", key, 0, -1))
 
     async def exists(self, key: str) -> bool:
         """Whether a key is there."""
-        with outage_is_unavailable():
-            return bool(await self._client.exists(PREFIX + key))
+        return bool(await self._call("EXISTS", key))
 
     async def announce(self, channel: str) -> None:
         """Tells every worker that listens to a channel. Whoever does not listen just then misses it."""
-        with outage_is_unavailable():
-            await self._client.publish(PREFIX + channel, b"")
+        await self._call("PUBLISH", channel, b"")
 
     async def announcements(self, channel: str) -> AsyncIterator[None]:
         """One item for each announcement on a channel. Ends with `Unavailable` when the connection does."""
-        pubsub = self._client.pubsub(ignore_subscribe_messages=True)
         with outage_is_unavailable():
+            pubsub = (await self._nodes.client()).pubsub(ignore_subscribe_messages=True)
             try:
                 await pubsub.subscribe(PREFIX + channel)
                 while True:
@@ -156,21 +129,39 @@ class RedisStore:
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 
+    async def reconnected(self) -> None:
+        """Waits until a connection was made: what is behind it may be another server, or an older state."""
+        await self._nodes.reconnected.wait()
+        self._nodes.reconnected.clear()
+
+    async def identity(self) -> str:
+        """Which servers these are: it changes with every restart, failover and copy from another primary."""
+        texts = [await self._everywhere("INFO", section) for section in ("server", "replication")]
+        lines = [line for told in texts for text in told for line in text.decode().splitlines()]
+        return " ".join(sorted(line for line in lines if line.startswith(("run_id:", "master_replid:"))))
+
     async def info(self) -> dict[str, Any]:
-        """The server's INFO, for `vestibule doctor` and the health page."""
+        """A primary's INFO, for `vestibule doctor` and the metrics."""
         with outage_is_unavailable():
-            return await self._client.info()
+            return await (await self._nodes.client()).info()
 
     async def time(self) -> float:
-        """The server's clock, in seconds since 1970."""
-        with outage_is_unavailable():
-            seconds, microseconds = await self._client.time()
-            return float(seconds) + float(microseconds) / 1_000_000
+        """The server's clock, in seconds since 1970; of several the one that is farthest off ours."""
+        ours = time.time()
+        told = [float(seconds) + float(micro) / 1_000_000 for seconds, micro in await self._everywhere("TIME")]
+        return max(told, key=lambda theirs: abs(theirs - ours))
 
     async def close(self) -> None:
-        """Closes every connection of the pool."""
-        await self._client.aclose()
-        await self._client.connection_pool.aclose()
+        """Closes every connection."""
+        await self._nodes.close()
+
+    async def _call(self, command: str, key: str, *arguments: Value) -> Any:
+        with outage_is_unavailable():
+            return _good(await self._nodes.call(PREFIX + key, (command, PREFIX + key, *arguments)))
+
+    async def _everywhere(self, *command: Value) -> list[Any]:
+        with outage_is_unavailable():
+            return [_good(answer) for answer in await self._nodes.everywhere(command)]
 
 
 @cache
@@ -186,13 +177,14 @@ def outage_is_unavailable() -> Iterator[None]:
     """Turns every failure of the server or the way to it into `Unavailable`."""
     try:
         yield
+    except LaneDown as error:
+        raise Unavailable(f"redis: {error}") from error
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable(f"redis: {type(error).__name__}") from error
 
 
-async def _awaited(answer: Awaitable[Any] | Any) -> Any:
-    return await answer
-
-
-def _text(script: AsyncScript) -> str:
-    return script.script if isinstance(script.script, str) else bytes(script.script).decode()
+def _good(answer: Any) -> Any:
+    """An answer that is no error: a server that is full, read-only, loading or cut off is away to us."""
+    if isinstance(answer, hiredis.ReplyError):
+        raise Unavailable(f"redis: {str(answer).partition(' ')[0]}")
+    return answer

@@ -72,15 +72,15 @@ async def work(quiet: Services, door: Litestar, monkeypatch: pytest.MonkeyPatch)
     await _warm_up(quiet, door)
     seen = Work()
     engine = quiet.database._engine.sync_engine
-    client: Any = quiet.store._client
-    plain = client.execute_command
+    nodes: Any = quiet.store._nodes
+    plain = nodes.call
 
     def statement(_c: Any, _cursor: Any, sql: str, *_: Any) -> None:
         seen.note("postgres", sql.split("VALUES", maxsplit=1)[0])
 
-    async def command(*arguments: Any, **options: Any) -> Any:
-        seen.note("redis", " ".join(map(str, arguments[: 2 if arguments[0] == "EVALSHA" else 1])))
-        return await plain(*arguments, **options)
+    async def command(key: str, words: tuple[Any, ...]) -> Any:
+        seen.note("redis", " ".join(map(str, words[: 2 if words[0] == "EVALSHA" else 1])))
+        return await plain(key, words)
 
     for name in ("hash", "verify"):
         original = getattr(argon2.PasswordHasher, name)
@@ -90,7 +90,7 @@ async def work(quiet: Services, door: Litestar, monkeypatch: pytest.MonkeyPatch)
             return original(self, *args, **more)
 
         monkeypatch.setattr(argon2.PasswordHasher, name, hashed)
-    monkeypatch.setattr(client, "execute_command", command)
+    monkeypatch.setattr(nodes, "call", command)
     event.listen(engine, "before_cursor_execute", statement)
     yield seen
     event.remove(engine, "before_cursor_execute", statement)
