@@ -43,6 +43,7 @@ from service.operations.controller import ProbeController
 from service.operations.docs import DocsController, DocsRouter
 from service.operations.mailbox import MailboxController
 from service.problems import Crashed, as_http_problem, as_problem
+from service.shortcut import Shortcut
 from service.tokens.principal import provide_operator, provide_principal
 from service.tokens.sessions_controller import SessionsController
 from service.tokens.transport import COOKIE
@@ -140,7 +141,8 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         )
     )
     tell_true_methods(app)
-    app.asgi_handler = Edge(app.asgi_handler, services.settings, services.clients.origins)
+    edge = Edge(app.asgi_handler, services.settings, services.clients.origins)
+    app.asgi_handler = Shortcut(edge, services.introspections, services.proved_callers)
     return app
 
 

@@ -67,12 +67,12 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        named = request_id(scope)
         device = _device(scope, self._place_header)
         scope.setdefault("state", {})["device"] = device
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(
-            request_id=request_id.decode(), address=device.address, user_agent=device.user_agent
+            request_id=named.decode(), address=device.address, user_agent=device.user_agent
         )
         # As the router reads it: `//auth/login` must not be another path to us than to the application.
         path, origin = normalize_path(scope["path"]), origin_of(scope["headers"])
@@ -84,7 +84,7 @@ class Edge:
                 status = message["status"]
                 present = {name.lower() for name, _ in message["headers"]}
                 extra = [header for header in SECURITY_HEADERS if header[0] not in present]
-                headers = [*message["headers"], *extra, (b"x-request-id", request_id)]
+                headers = [*message["headers"], *extra, (b"x-request-id", named)]
                 message["headers"] = self._origins.share(headers, path, origin)
             await send(message)
 
@@ -176,7 +176,8 @@ async def _answer_preflight(scope: HTTPScope, send: Send, headers: list[tuple[by
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _request_id(scope: Scope) -> bytes:
+def request_id(scope: Scope) -> bytes:
+    """The caller's id for the request where it is fit for a log, else a new one."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
 

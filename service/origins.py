@@ -18,6 +18,7 @@ PUBLIC_DOCUMENTS = "/.well-known"
 """Keys and metadata: the same for everybody, so for every page."""
 READING = {"GET", "HEAD", "OPTIONS"}
 
+VARY = (b"vary", b"Origin")
 ALLOW_ORIGIN = b"access-control-allow-origin"
 EXPOSED = (b"access-control-expose-headers", b"WWW-Authenticate, Retry-After, X-Request-Id")
 LONGEST_PAGE = 2048
@@ -134,4 +135,4 @@ def _varied(headers: Headers) -> Headers:
     if any(part.lower() in {b"*", b"origin"} for part in parts):
         return headers
     others = [header for header in headers if header[0].lower() != b"vary"]
-    return [*others, (b"vary", b", ".join([*filter(None, parts), b"Origin"]))]
+    return [*others, (VARY[0], b", ".join([*filter(None, parts), VARY[1]]))]

@@ -51,6 +51,7 @@ from service.mail.message import Transport
 from service.mail.outbox import Outbox
 from service.mail.smtp import Smtp
 from service.mail.templates import Templates
+from service.oauth.callers import ProvedCallers
 from service.oauth.client_authentication import ClientAuthentication
 from service.oauth.grants.client_credentials import ClientCredentials
 from service.oauth.grants.refresh_token import RefreshTokenGrant
@@ -76,6 +77,7 @@ from service.tokens.principal import BearerAuthentication
 from service.tokens.refresh import RefreshTokens
 from service.tokens.revocation import Revocation
 from service.tokens.sessions import Sessions
+from service.tokens.verified import VerifiedTokens
 
 log = structlog.get_logger("vestibule.wiring")
 
@@ -122,6 +124,7 @@ class Services:
     federation: Federation
     social: SocialLogin
     guilds: Guilds
+    proved_callers: ProvedCallers
     client_authentication: ClientAuthentication
     token_endpoint: TokenEndpoint
     introspections: Introspections
@@ -241,11 +244,12 @@ def build(
     clients = Clients(database, roots, clock, settings.token_audience, announce)
     signing_keys = SigningKeys(database, roots, settings, clock, announce)
     signer = Signer(settings.issuer, settings.token_audience, settings.leeway)
-    access_tokens = AccessTokens(signer, signing_keys, settings, clock)
+    access_tokens = AccessTokens(signer, signing_keys, settings, clock, VerifiedTokens(signer))
     journal = Journal(database, clock)
     sessions = Sessions(store, RefreshTokens(roots), access_tokens, clients, journal, audit, settings)
 
     inspection = Inspection(access_tokens, sessions, clients, store)
+    proved_callers = ProvedCallers(clients, clock)
 
     avatars = Avatars(database, limits, audit, settings, clock, store=open_store(settings))
     profile = Profile(database, passwords, avatars, limits, notices, audit, settings, clock)
@@ -377,7 +381,8 @@ def build(
         federation=federation,
         social=social,
         guilds=Guilds(database, providers, identities, limits, settings, clock),
-        client_authentication=ClientAuthentication(clients, limits, store, audit, settings, clock),
+        proved_callers=proved_callers,
+        client_authentication=ClientAuthentication(clients, limits, store, audit, settings, clock, proved_callers),
         token_endpoint=TokenEndpoint(
             {
                 "client_credentials": ClientCredentials(clients, access_tokens, audit),

@@ -7,7 +7,7 @@ until the last token that it signed has ended, then gone. Publish first, sign la
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -27,15 +27,19 @@ class SigningKey:
     """One ES256 key pair; `kid` is the RFC 7638 thumbprint of its public half."""
 
     kid: str
-    private: ec.EllipticCurvePrivateKey
+    private: ec.EllipticCurvePrivateKey = field(compare=False)
     created_at: datetime
     activates_at: datetime | None
     is_revoked: bool = False
+    public: ec.EllipticCurvePublicKey = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "public", self.private.public_key())
 
     @property
     def jwk(self) -> dict[str, str]:
         """The public half (RFC 7517, RFC 7518 section 6.2); coordinates keep their leading zeros."""
-        return {**_coordinates(self.private.public_key()), "kid": self.kid, "use": "sig", "alg": ALGORITHM}
+        return {**_coordinates(self.public), "kid": self.kid, "use": "sig", "alg": ALGORITHM}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import jwt
 import msgspec
+from jwt.algorithms import ECAlgorithm
 
 from service import strict_json
 from service.crypto.keyring import ALGORITHM, Keyring
@@ -20,6 +21,7 @@ from service.errors import Unavailable
 TYPE = "at+jwt"
 ACCEPTED_TYPES = {"at+jwt", "application/at+jwt"}
 MAX_TOKEN_LENGTH = 4096
+MOST_HEADS = 64
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -70,6 +72,8 @@ class Signer:
         self.audience = audience
         self._leeway = int(leeway.total_seconds())
         self._jws = jwt.PyJWS(algorithms=[ALGORITHM])
+        self._ecdsa = ECAlgorithm(ECAlgorithm.SHA256)
+        self._heads: dict[str, str] = {}
 
     def sign(self, claims: Claims, keyring: Keyring, now: datetime) -> str | None:
         """The compact token, or None when no key may sign at this moment."""
@@ -91,53 +95,65 @@ class Signer:
     ) -> PersonClaims | ServiceClaims | None:
         """The claims of a token that is ours, whole, for one of these audiences (our own by default) and in its time;
         None for every doubt. Raises `Unavailable` for a key that is there and cannot be read."""
-        payload = self._authentic_payload(token, keyring, now)
-        claims = _read_claims(payload) if payload else None
-        if claims is None or not self._in_force(claims, int(now.timestamp()), audiences or (self.audience,)):
-            return None
-        return claims
+        claims = self.authentic(token, keyring, now)
+        return claims if claims is not None and self.in_force(claims, now, audiences) else None
 
     def verify_ours(
         self, token: str, keyring: Keyring, now: datetime, late: int
     ) -> PersonClaims | ServiceClaims | None:
         """The claims of a token that we issued, for whichever audience, until so many seconds after its end: another
         worker, whose clock is behind, may still believe it."""
-        payload = self._authentic_payload(token, keyring, now)
-        claims = _read_claims(payload) if payload else None
+        claims = self.authentic(token, keyring, now)
         is_ours = claims is not None and claims.iss == self.issuer and claims.exp + late > now.timestamp()
         return claims if is_ours else None
 
-    def _authentic_payload(self, token: str, keyring: Keyring, now: datetime) -> bytes | None:
+    def authentic(self, token: str, keyring: Keyring, now: datetime) -> PersonClaims | ServiceClaims | None:
+        """The claims of whatever a key of ours has signed as an access token. Raises `Unavailable`."""
         if len(token) > MAX_TOKEN_LENGTH or not COMPACT.fullmatch(token):
             return None
-        parts = [from_base64url(part) for part in token.split(".")]
-        header = _read_header(parts[0])
-        if None in parts or header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
+        signed, _, tail = token.rpartition(".")
+        head, _, body = signed.partition(".")
+        kid = self._kid_of(head)
+        key = keyring.find(kid, now) if kid is not None else None
+        if kid is not None and key is None and kid in keyring.unreadable:
+            raise Unavailable(f"the signing key {kid} cannot be unsealed here")
+        signature, payload = from_base64url(tail), from_base64url(body)
+        if key is None or signature is None or payload is None:
             return None
-        key = keyring.find(header.kid, now)
-        if key is None and header.kid in keyring.unreadable:
-            raise Unavailable(f"the signing key {header.kid} cannot be unsealed here")
-        if key is None:
-            return None
-        try:
-            payload: bytes = self._jws.decode(token, key.private.public_key(), algorithms=[ALGORITHM])
-        except jwt.PyJWTError:
-            return None
-        return payload
+        return _read_claims(payload) if self._ecdsa.verify(signed.encode(), key.public, signature) else None
 
-    def _in_force(self, claims: Claims, now: int, audiences: Collection[str]) -> bool:
+    def in_force(self, claims: Claims, now: datetime, audiences: Collection[str] = ()) -> bool:
+        """Whether claims are ours, for one of these audiences (our own by default) and in their time."""
+        moment, wanted = int(now.timestamp()), audiences or (self.audience,)
         meant = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
         return (
             claims.iss == self.issuer
-            and any(audience in audiences for audience in meant)
-            and claims.exp > now
-            and claims.iat <= now + self._leeway
-            and claims.nbf <= now + self._leeway
+            and any(audience in wanted for audience in meant)
+            and claims.exp > moment
+            and claims.iat <= moment + self._leeway
+            and claims.nbf <= moment + self._leeway
         )
+
+    def _kid_of(self, head: str) -> str | None:
+        """The key that a header names, None for a header of anything but our access tokens. One that was read before
+        is not read again: every token of a key has the same."""
+        kid = self._heads.get(head)
+        if kid is None:
+            header = _read_header(from_base64url(head))
+            if header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
+                return None
+            kid = header.kid
+            if len(self._heads) < MOST_HEADS:
+                self._heads[head] = kid
+        return kid
 
 
 def _read_claims(payload: bytes) -> PersonClaims | ServiceClaims | None:
+    kind: type[PersonClaims | ServiceClaims] = PersonClaims if b'"sid":' in payload else ServiceClaims
     try:
+        claims = msgspec.json.decode(payload, type=kind)
+        if msgspec.json.encode(claims) == payload:
+            return claims  # byte for byte as we write it: there is no second way to read it
         document = strict_json.loads(payload)
         if isinstance(document, dict) and "sid" in document:
             return msgspec.json.decode(payload, type=PersonClaims)

@@ -12,6 +12,7 @@ from service.clock import Clock
 from service.crypto.assertions import LONGEST_LIFE, claimed_client, read_keys, verify
 from service.device import Device
 from service.limits import Limits
+from service.oauth.callers import ProvedCallers
 from service.oauth.errors import InvalidClient, InvalidRequest, MayNotIntrospect
 from service.settings import Settings
 from service.store.redis import RedisStore
@@ -41,6 +42,7 @@ class ClientAuthentication:
     audit: Audit
     settings: Settings
     clock: Clock
+    proved: ProvedCallers
 
     async def verify(self, request: Request[Any, Any, Any], form: dict[str, str], device: Device) -> Client:
         """The client that calls; a public one by its name alone.
@@ -74,6 +76,8 @@ class ClientAuthentication:
         if not client.may_introspect:
             self.audit.record("client.introspect", "refused", client=client.id)
             raise MayNotIntrospect(f"{client.id} may not introspect")
+        for authorization in (value for name, value in request.scope["headers"] if name == b"authorization"):
+            self.proved.remember(authorization, client)
         return client
 
     async def _proved(self, given: Credentials) -> Client | None:

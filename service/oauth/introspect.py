@@ -84,7 +84,8 @@ class Introspections:
         audiences = caller.serves or [self.clients.audience]
         active = await self.inspection.of(token, audiences)
         if active is not None:
-            return msgspec.json.encode(_of_access_token(active))
+            active.answer = active.answer or msgspec.json.encode(_of_access_token(active))
+            return active.answer
         held = await self.sessions.held_live(token, caller.id)
         return msgspec.json.encode(self._of_refresh_token(held)) if held else INACTIVE
 

@@ -12,6 +12,7 @@ from service.crypto.signer import Claims, PersonClaims, ServiceClaims, Signer
 from service.errors import Unavailable
 from service.settings import Settings
 from service.tokens.keys import SigningKeys
+from service.tokens.verified import Verified, VerifiedTokens
 
 JTI_BYTES = 16
 
@@ -43,6 +44,7 @@ class AccessTokens:
     keys: SigningKeys
     settings: Settings
     clock: Clock
+    seen: VerifiedTokens
 
     @property
     def life(self) -> int:
@@ -91,9 +93,16 @@ class AccessTokens:
 
         Raises `Unavailable` while no key is loaded: without keys nothing can be known about a token.
         """
-        if not self.keys.keyring.keys:
+        verified = self.verified(token, audiences)
+        return verified.claims if verified else None
+
+    def verified(self, token: str, audiences: Collection[str] = ()) -> Verified | None:
+        """The same with what is remembered of the token."""
+        keyring, now = self.keys.keyring, self.clock()
+        if not keyring.keys:
             raise Unavailable("no signing key is loaded")
-        return self.signer.verify(token, self.keys.keyring, self.clock(), audiences)
+        found = self.seen.find(token, keyring, now)
+        return found if found is not None and self.signer.in_force(found.claims, now, audiences) else None
 
     def ours(self, token: str, late: int) -> PersonClaims | ServiceClaims | None:
         """The claims of any access token of ours, until so many seconds after its end. Raises `Unavailable`."""
@@ -113,9 +122,3 @@ class AccessTokens:
         if token is None:
             raise Unavailable("no signing key is active")
         return token
-
-
-def generation_of(claims: Claims) -> int:
-    """The session's generation for which the token was issued; it leads the `jti`."""
-    leading = claims.jti.partition(".")[0]
-    return int(leading) if leading.isdecimal() else -1

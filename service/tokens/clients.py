@@ -158,6 +158,8 @@ class Clients:
     _known: dict[str, Client] = field(default_factory=dict)
     _apis: dict[str, frozenset[str]] = field(default_factory=dict)
     _origins: frozenset[bytes] = frozenset()
+    readings: int = 0
+    """How often the registry was read: what was true of a client before may not be any more."""
     _begun: int = 0
     _kept: int = 0
     _asked: set[str] = field(default_factory=set)
@@ -178,6 +180,7 @@ class Clients:
             self._keep(clients, apis)
 
     def _keep(self, clients: Sequence[Client], apis: Sequence[Api]) -> None:
+        self.readings += 1
         self._known = {row.id: row for row in clients}
         self._apis = {row.identifier: frozenset(row.scopes) for row in apis}
         enabled = [row for row in self._known.values() if row.disabled_at is None]

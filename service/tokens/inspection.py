@@ -11,17 +11,24 @@ from service.tokens.access import AccessTokens
 from service.tokens.clients import Client, Clients
 from service.tokens.scopes import in_force
 from service.tokens.sessions import Sessions, denial
+from service.tokens.verified import Verified
 
 log = structlog.get_logger("vestibule.inspection")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Active:
-    """A token that lives, with the scope and the roles of this moment: what was taken away since is gone from them."""
+    """A token that lives, with the scope and the roles of this moment: what was taken away since is gone from them.
+
+    The same as long as roles and client are the same; `answer` is for how that was last told.
+    """
 
     claims: PersonClaims | ServiceClaims
     scope: tuple[str, ...]
     roles: tuple[str, ...]
+    client: Client
+    told_roles: bytes
+    answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +45,38 @@ class Inspection:
 
         Raises `Unavailable` when that cannot be known.
         """
-        claims = self.access_tokens.inspect(token, audiences)
-        if claims is None:
+        verified = self.access_tokens.verified(token, audiences)
+        if verified is None:
             log.debug("inactive: not genuine, not for this audience, or out of time")
             return None
+        claims = verified.claims
         client = await self.clients.acting(claims.client_id)
-        roles = await self._roles(claims, client) if client and self._is_open_to(client, claims.aud) else None
+        roles = await self._roles(verified, client) if client and self._is_open_to(client, claims.aud) else None
         if client is None or roles is None:
             log.debug("inactive: what it stands for has ended", client=claims.client_id)
             return None
-        deciding = roles if isinstance(claims, PersonClaims) else None
-        return Active(claims, in_force(claims.scope.split(), client.scopes, deciding), roles)
+        last: Active | None = verified.told
+        if last is None or last.client is not client or last.told_roles != roles:
+            verified.told = last = _active(claims, client, roles)
+        return last
 
     def _is_open_to(self, client: Client, audience: str | tuple[str, ...]) -> bool:
         """Whether a client may (still) have tokens for an API."""
-        meant = {audience} if isinstance(audience, str) else set(audience)
-        return bool(meant & {self.clients.audience, *client.audiences})
+        meant = (audience,) if isinstance(audience, str) else audience
+        return any(one == self.clients.audience or one in client.audiences for one in meant)
 
-    async def _roles(self, claims: PersonClaims | ServiceClaims, client: Client) -> tuple[str, ...] | None:
+    async def _roles(self, token: Verified, client: Client) -> bytes | None:
         """The roles of whom the token speaks for; None when that has ended. A service has no roles but its scopes."""
+        claims = token.claims
         if isinstance(claims, PersonClaims):
-            return await self.sessions.is_live(claims)
+            return await self.sessions.roles_while_live(token)
         speaks_for_itself = claims.sub == client.id and "client_credentials" in client.grants
         if not speaks_for_itself or await self.store.exists(denial(claims.sub, claims.jti)):
             return None
-        return ()
+        return b""
+
+
+def _active(claims: PersonClaims | ServiceClaims, client: Client, told_roles: bytes) -> Active:
+    roles = tuple(told_roles.decode().split())
+    deciding = roles if isinstance(claims, PersonClaims) else None
+    return Active(claims, in_force(claims.scope.split(), client.scopes, deciding), roles, client, told_roles)

@@ -69,7 +69,9 @@ class SigningKeys:
         async with self.database.begin() as transaction:
             rows = await _all(transaction)
         if mine > self._kept:
-            self.keyring, self._kept = self._readable(rows), mine
+            found, self._kept = self._readable(rows), mine
+            if found != self.keyring:  # what was verified with the same keys stays true
+                self.keyring = found
 
     async def ensure(self) -> None:
         """Makes the first two keys of a new installation: one signs at once, one is published for the next turn."""

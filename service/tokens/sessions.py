@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from uuid import UUID
 
 import structlog
@@ -15,16 +15,16 @@ from service.crypto.signer import PersonClaims
 from service.errors import InvalidToken, ServiceError, SessionExpired, SessionReused, Unavailable, UnknownClient
 from service.settings import Settings
 from service.store.redis import RedisStore
-from service.tokens.access import AccessTokens, Holder, generation_of
+from service.tokens.access import AccessTokens, Holder
 from service.tokens.clients import Client, Clients
 from service.tokens.journal import EndReason, Journal
 from service.tokens.refresh import RefreshToken, RefreshTokens, public_id, secret_id_of
 from service.tokens.scopes import in_force
 from service.tokens.session_facts import Ended, Grant, Held, HeldLive, LiveSession, Opened, Renewed
+from service.tokens.verified import Verified, generation_of
 
 log = structlog.get_logger("vestibule.sessions")
 
-ID_BYTES = 16
 SALT_BYTES = 16
 RECORD_HEAD = 42
 RECORD_TAIL = RECORD_HEAD + SALT_BYTES
@@ -143,19 +143,15 @@ class Sessions:
             raise refusal
         return self._successor(held, registered, aim, answer)
 
-    async def is_live(self, claims: PersonClaims) -> tuple[str, ...] | None:
-        """The account's roles of this moment when the token and its session live, else None. One round trip.
-
-        Whether its client may act is asked elsewhere.
+    async def roles_while_live(self, token: Verified) -> bytes | None:
+        """The account's roles of this moment, separated by spaces, when a person's token and its session live, else
+        None. One round trip. Whether its client may act is asked elsewhere.
         """
-        session = from_base64url(claims.sid)
-        account = _account(claims.sub)
-        if session is None or len(session) != ID_BYTES or account is None:
-            return None
-        keys = _key(account), denial(claims.sub, claims.jti)
-        answer = await self.store.run("inspect", keys, session, generation_of(claims), USE_NOTED_EVERY)
+        claims, session = token.claims, token.session or b""
+        keys = f"sessions:{{{claims.sub}}}", denial(claims.sub, claims.jti)
+        answer = await self.store.run("inspect", keys, session, token.generation, USE_NOTED_EVERY)
         _same(answer[1], session)
-        return tuple(answer[2].decode().split()) if answer[0] == b"live" else None
+        return cast("bytes", answer[2]) if answer[0] == b"live" else None
 
     async def close(self, presented: str) -> None:
         """Ends the session of a refresh token of any generation; nothing happens for a token that is not ours.
@@ -371,13 +367,6 @@ def _same(answered: bytes, asked: bytes) -> bytes:
     if answered != asked:
         raise Unavailable("the store answered about another session")
     return asked
-
-
-def _account(subject: str) -> UUID | None:
-    try:
-        return UUID(subject)
-    except ValueError:
-        return None
 
 
 def _shorter(setting: timedelta, seconds: int | None) -> int:

@@ -121,8 +121,8 @@ async def renewed(pair: Pair) -> Pair:
 async def listening(pair: Pair, number: int) -> None:
     """Announces until a worker listens: it has read its keys anew."""
     keys, end = pair.workers[number].signing_keys, time.monotonic() + PATIENCE
-    before = keys.keyring
-    while keys.keyring is before:
+    before = keys._kept
+    while keys._kept == before:
         assert time.monotonic() < end, "nobody listens"
         await pair.workers[1 - number].store.announce(CHANGED)
         await asyncio.sleep(0.01)
