@@ -27,8 +27,12 @@ fix:
     uv run ruff check --fix .
     uv run ruff format .
 
-# measure whether answer times tell who has an account (a few minutes)
+# measure the service beside a bare route of its framework (a few minutes; --quick: one)
 bench *arguments:
+    uv run -m deploy.bench "$@"
+
+# measure whether answer times tell who has an account (a few minutes)
+bench-enumeration *arguments:
     uv run deploy/bench/enumeration.py "$@"
 
 # what the continuous integration runs

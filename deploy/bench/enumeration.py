@@ -143,7 +143,7 @@ def comparisons(http: httpx.Client, people: list[str]) -> list[Comparison]:
         return lambda: ("/auth/login", {"email": address(), "password": password})
 
     def register(address: Callable[[], str]) -> Request:
-        nickname = lambda: f"n{secrets.token_hex(6)}"  # noqa: E731
+        nickname: Callable[[], str] = lambda: f"n{secrets.token_hex(6)}"  # noqa: E731
         return lambda: ("/auth/register", {"email": address(), "password": PASSWORD, "nickname": nickname()})
 
     def forgot(address: Callable[[], str]) -> Request:

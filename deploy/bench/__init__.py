@@ -1,0 +1,1 @@
+"""How fast the service is, beside what its framework can do on this machine: `just bench`."""
