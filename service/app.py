@@ -88,7 +88,21 @@ INJECTED = (
 )
 
 
-def create_app(services: Services, *, dev: bool = False) -> Litestar:
+class Application(Litestar):
+    """Litestar, with a shortcut before it."""
+
+    shortcut: Shortcut
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One connection, or the lifespan."""
+        await self.shortcut(scope, receive, send)
+
+    async def whole(self, scope: Any, receive: Any, send: Any) -> None:
+        """The same without the shortcut."""
+        await super().__call__(scope, receive, send)
+
+
+def create_app(services: Services, *, dev: bool = False) -> Application:
     """The whole application over wired services; `dev` adds the mailbox page."""
     forget_bodies_and_cookies()
     oauth = Router(
@@ -123,7 +137,7 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         ConfirmController,
         DoneController,
     ]
-    app = Litestar.from_config(
+    app = Application.from_config(
         AppConfig(
             route_handlers=[*controllers, oauth, *([MailboxController] if dev else [])],
             guards=[services.bearer.guard],
@@ -141,8 +155,8 @@ def create_app(services: Services, *, dev: bool = False) -> Litestar:
         )
     )
     tell_true_methods(app)
-    edge = Edge(app.asgi_handler, services.settings, services.clients.origins)
-    app.asgi_handler = Shortcut(edge, services.introspections, services.proved_callers)
+    app.asgi_handler = Edge(app.asgi_handler, services.settings, services.clients.origins)
+    app.shortcut = Shortcut(app.whole, services.introspections, services.proved_callers)
     return app
 
 

@@ -4,6 +4,7 @@ Litestar's own middleware does not run for unknown paths and methods, and misses
 wraps the whole application instead.
 """
 
+import itertools
 import re
 import secrets
 import time
@@ -31,6 +32,8 @@ from service.tokens.transport import mark_of
 
 log = structlog.get_logger("vestibule.request")
 
+PROCESS = secrets.token_hex(4).encode()
+REQUESTS = itertools.count(1)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 MEMBER = re.compile(r"\$\.(\w+)")
 PREFLIGHT = "<preflight>"
@@ -178,8 +181,15 @@ async def _answer_preflight(scope: HTTPScope, send: Send, headers: list[tuple[by
 
 def request_id(scope: Scope) -> bytes:
     """The caller's id for the request where it is fit for a log, else a new one."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value if REQUEST_ID.fullmatch(value) else _new_id()
+    return _new_id()
+
+
+def _new_id() -> bytes:
+    """Unlike any other, and no secret: which process it was, and the number of the request there."""
+    return b"%s%08x" % (PROCESS, next(REQUESTS))
 
 
 def _device(scope: HTTPScope, place_header: bytes) -> Device:

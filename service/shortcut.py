@@ -60,7 +60,7 @@ START = (
 
 
 class Shortcut:
-    """Wraps the application with its edge."""
+    """Stands before the application."""
 
     def __init__(self, app: ASGIApp, introspections: Introspections, callers: ProvedCallers) -> None:
         self._app = app
@@ -88,7 +88,7 @@ class Shortcut:
         return self._callers.find(authorization) if authorization else None
 
     async def _answer(self, message: ReceiveMessage, caller: Client) -> bytes | None:
-        """The answer for a body that came whole and plain; a refusal is left to the long way, which words and logs it."""
+        """The answer to a plain body; refusals are left to the long way, which words and logs them."""
         if message["type"] != "http.request" or message.get("more_body"):
             return None
         plain = PLAIN_FORM.fullmatch(message["body"])

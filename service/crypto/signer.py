@@ -96,7 +96,8 @@ class Signer:
         """The claims of a token that is ours, whole, for one of these audiences (our own by default) and in its time;
         None for every doubt. Raises `Unavailable` for a key that is there and cannot be read."""
         claims = self.authentic(token, keyring, now)
-        return claims if claims is not None and self.in_force(claims, now, audiences) else None
+        is_good = claims is not None and self.in_force(claims, now) and self.is_for(claims, audiences)
+        return claims if is_good else None
 
     def verify_ours(
         self, token: str, keyring: Keyring, now: datetime, late: int
@@ -122,17 +123,20 @@ class Signer:
             return None
         return _read_claims(payload) if self._ecdsa.verify(signed.encode(), key.public, signature) else None
 
-    def in_force(self, claims: Claims, now: datetime, audiences: Collection[str] = ()) -> bool:
-        """Whether claims are ours, for one of these audiences (our own by default) and in their time."""
-        moment, wanted = int(now.timestamp()), audiences or (self.audience,)
-        meant = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+    def in_force(self, claims: Claims, now: datetime) -> bool:
+        """Whether claims are ours, and in their time."""
+        moment = int(now.timestamp())
         return (
             claims.iss == self.issuer
-            and any(audience in wanted for audience in meant)
             and claims.exp > moment
             and claims.iat <= moment + self._leeway
             and claims.nbf <= moment + self._leeway
         )
+
+    def is_for(self, claims: Claims, audiences: Collection[str] = ()) -> bool:
+        """Whether claims are for one of these audiences, our own by default."""
+        wanted, aud = audiences or (self.audience,), claims.aud
+        return aud in wanted if isinstance(aud, str) else any(audience in wanted for audience in aud)
 
     def _kid_of(self, head: str) -> str | None:
         """The key that a header names, None for a header of anything but our access tokens. One that was read before

@@ -24,6 +24,7 @@ PREFIX = "vestibule:"
 LISTEN = 60.0
 """Seconds until a quiet channel is asked again."""
 
+OUTAGES = (LaneDown, RedisError, OSError, TimeoutError)
 Value = str | bytes | int
 
 
@@ -48,10 +49,12 @@ class RedisStore:
         not know it (yet)."""
         keys = [PREFIX + name for name in ((key,) if isinstance(key, str) else key)]
         text, digest = self._scripts.get(script) or self._prepared(script)
-        with outage_is_unavailable():
+        try:
             answer = await self._nodes.call(keys[0], ("EVALSHA", digest, len(keys), *keys, *arguments))
             if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
                 answer = await self._nodes.call(keys[0], ("EVAL", text, len(keys), *keys, *arguments))
+        except OUTAGES as error:
+            raise _unavailable(error) from error
         return _good(answer)
 
     def _prepared(self, script: str) -> tuple[str, str]:
@@ -177,10 +180,12 @@ def outage_is_unavailable() -> Iterator[None]:
     """Turns every failure of the server or the way to it into `Unavailable`."""
     try:
         yield
-    except LaneDown as error:
-        raise Unavailable(f"redis: {error}") from error
-    except (RedisError, OSError, TimeoutError) as error:
-        raise Unavailable(f"redis: {type(error).__name__}") from error
+    except OUTAGES as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    return Unavailable(f"redis: {error if isinstance(error, LaneDown) else type(error).__name__}")
 
 
 def _good(answer: Any) -> Any:

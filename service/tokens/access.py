@@ -102,7 +102,7 @@ class AccessTokens:
         if not keyring.keys:
             raise Unavailable("no signing key is loaded")
         found = self.seen.find(token, keyring, now)
-        return found if found is not None and self.signer.in_force(found.claims, now, audiences) else None
+        return found if found is not None and self.signer.is_for(found.claims, audiences) else None
 
     def ours(self, token: str, late: int) -> PersonClaims | ServiceClaims | None:
         """The claims of any access token of ours, until so many seconds after its end. Raises `Unavailable`."""

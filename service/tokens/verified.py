@@ -53,23 +53,28 @@ class VerifiedTokens:
         self.misses = 0
 
     def find(self, token: str, keyring: Keyring, now: datetime) -> Verified | None:
-        """A token of ours, whole and not over, for whomever it is; None for every doubt. Raises `Unavailable`."""
+        """A token of ours, whole and in its time, for whomever it is; None for every doubt. Raises `Unavailable`."""
         if keyring is not self._keyring:
             self._known.clear()
             self._keyring = keyring
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._known.get(digest)
-        if known is not None:
-            self.hits += 1
-            if known.claims.exp <= now.timestamp():
-                del self._known[digest]
-                return None
-            self._known.move_to_end(digest)
-            return known
-        self.misses += 1
+        if known is None:
+            self.misses += 1
+            return self._checked(token, digest, keyring, now)
+        self.hits += 1
+        if known.claims.exp <= now.timestamp():
+            del self._known[digest]
+            return None
+        self._known.move_to_end(digest)
+        return known
+
+    def _checked(self, token: str, digest: bytes, keyring: Keyring, now: datetime) -> Verified | None:
         claims = self._signer.authentic(token, keyring, now)
-        found = Verified.of(claims) if claims is not None else None
-        if found is not None and found.claims.exp > now.timestamp():
+        if claims is None or not self._signer.in_force(claims, now):
+            return None
+        found = Verified.of(claims)
+        if found is not None:
             self._known[digest] = found
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
