@@ -42,9 +42,11 @@ class Sweeper:
     at the clock. A limit is therefore kept to within two sweeps.
     """
 
-    def __init__(self, head: float, body: float) -> None:
-        """Seconds from connecting, or from a head's first byte, to its end, and from there to the end of the body."""
+    def __init__(self, head: float, body: float, grace: float) -> None:
+        """Seconds from connecting, or from a head's first byte, to its end, from there to the end of the body, and from
+        when the worker stops to when uvicorn cancels what still runs, with a 500."""
         self._limits = {"head": head, "body": body}
+        self._limit_at_the_end = min(body, grace / 2)
         self._pause = min(SWEEP, head / 4, body / 4)
         self._is_waiting = False
 
@@ -63,7 +65,7 @@ class Sweeper:
                 connection.since = None
             elif connection.since is None:
                 connection.since = now
-            elif now - connection.since >= self._limits[awaited]:
+            elif now - connection.since >= (self._limit_at_the_end if connection.is_ending else self._limits[awaited]):
                 connection.give_up()
         if found:
             self.watch(connections, loop)
@@ -79,6 +81,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     since: float | None = None
     """When the sweeper first saw the state that lasts; every change of state forgets it."""
+    is_ending = False
+    """Whether the worker stops."""
     _unread = 0
     _stage: Literal["silence", "head", "body", "whole"] = "silence"
     _offer_ends: int | None = None
@@ -92,6 +96,11 @@ class BoundedHttp(HttpToolsProtocol):
         """Somebody is there."""
         super().connection_made(transport)
         self._sweeper.watch(self.connections, self.loop)  # type: ignore[arg-type]
+
+    def shutdown(self) -> None:
+        """The worker stops: idle connections close, others after their answer, and slow clients have less time."""
+        self.is_ending = True
+        super().shutdown()
 
     def awaits(self) -> Literal["head", "body"] | None:
         """What the client owes; nothing while we are the ones to act, or uvicorn counts the idle time."""

@@ -58,7 +58,8 @@ def options(settings: Settings, host: str, port: int) -> dict[str, Any]:
 
 
 def _sweeper(settings: Settings) -> Sweeper:
-    return Sweeper(settings.head_timeout.total_seconds(), settings.body_timeout.total_seconds())
+    limits = (settings.head_timeout, settings.body_timeout, settings.shutdown_grace)
+    return Sweeper(*(limit.total_seconds() for limit in limits))
 
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:

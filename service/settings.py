@@ -162,7 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     head_timeout: timedelta = timedelta(seconds=10)
     """From connecting, or from the first byte on a kept connection, to the end of the head; then 408."""
     body_timeout: timedelta = timedelta(seconds=20)
-    """From the end of the head to the end of the body; then 408."""
+    """From the end of the head to the end of the body; then 408. At most half of `shutdown_grace` while stopping."""
 
     # How an instance ends
     drain: timedelta = timedelta(seconds=5)
