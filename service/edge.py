@@ -8,7 +8,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from litestar import Request
 from litestar.enums import ScopeType
+from litestar.exceptions import InternalServerException
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from litestar.utils import normalize_path
@@ -26,7 +27,7 @@ from service.device import Device
 from service.errors import CrossSiteRefused, FieldError, InvalidInput, MalformedRequest, ServiceError
 from service.languages import preferred
 from service.origins import Origins, is_preflight, origin_of
-from service.problems import MEDIA_TYPE, HeadersTooLarge, UnsupportedMediaType, document
+from service.problems import MEDIA_TYPE, ClientLeft, HeadersTooLarge, UnsupportedMediaType, document
 from service.settings import Settings
 from service.tokens.transport import mark_of
 
@@ -111,6 +112,14 @@ class Edge:
 
 class StrictRequest(Request[Any, Any, Any]):
     """Reads JSON bodies without a second meaning, and only when they say that they are JSON (ASVS 3.5.2)."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The body in pieces. Raises `ClientLeft` when the rest will never come, which Litestar takes for our fault."""
+        try:
+            async for piece in super().stream():
+                yield piece
+        except InternalServerException as error:
+            raise (ClientLeft(error.detail) if self.is_connected else error) from None
 
     async def json(self) -> Any:
         """The document. Raises `UnsupportedMediaType`, `MalformedRequest`, and `InvalidInput` for a text or number that

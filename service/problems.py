@@ -66,6 +66,20 @@ class HeadersTooLarge(ServiceError):
     detail = "The request has too many headers, or too long ones."
 
 
+class TooSlow(ServiceError):
+    status = 408
+    code = "request_timeout"
+    detail = "The request took too long to arrive."
+
+
+class ClientLeft(ServiceError):
+    """Nobody hears this: it is for the log."""
+
+    status = 499
+    code = "client_left"
+    detail = "The client left before its request was complete."
+
+
 class MethodNotAllowed(ServiceError):
     status = 405
     code = "method_not_allowed"

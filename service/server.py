@@ -1,4 +1,4 @@
-"""uvicorn, set up for this service: probes know when it drains, and heads have an end."""
+"""uvicorn, set up for this service: probes know when it drains, and slow clients are sent away."""
 
 import asyncio
 import os
@@ -6,78 +6,22 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
-import msgspec
 import uvicorn
 from litestar import Litestar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import logs
 from service.app import create_app
+from service.connections import BoundedHttp, Sweeper
 from service.operations.health import Health
-from service.problems import HeadersTooLarge, document
 from service.settings import Settings, load
 from service.wiring import build
 
 KEEP_ALIVE = 75
 BACKLOG = 2048
-LONGEST_HEAD = 128 * 1024
-"""Bytes of a head that is not complete yet; `edge.py` refuses complete ones that are much smaller."""
-CHUNK_FRAMING = 1024 * 1024
-"""Bytes that the sizes of chunks, and trailers, may take in one message."""
-
-_PROBLEM = msgspec.json.encode(document(HeadersTooLarge()))
-HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/problem+json\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_PROBLEM), _PROBLEM)
-)
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """The HTTP parser of uvicorn, with an end to what is not a body: httptools collects headers without one.
-
-    Fields behind a chunked body (trailers) are dropped: they must not pass for headers that a proxy has set.
-    """
-
-    _unread = 0
-    _in_head = True
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of the peer; too many of them without the end of a head, or between bodies, end the connection."""
-        self._unread += len(data)
-        super().data_received(data)
-        if self._unread <= LONGEST_HEAD or self.transport.is_closing():
-            return
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(HEAD_TOO_LARGE)
-        self.transport.close()
-
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        self._unread, self._in_head = 0, True
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head, or of the trailers."""
-        if self._in_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """A body may follow, which the application bounds, and the framing of its chunks."""
-        self._unread, self._in_head = -CHUNK_FRAMING, False
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Part of a body."""
-        self._unread -= len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The next bytes begin a head again."""
-        self._unread = 0
-        super().on_message_complete()
 
 
 def production_app() -> Litestar:
@@ -101,7 +45,7 @@ def options(settings: Settings, host: str, port: int) -> dict[str, Any]:
         "port": port,
         "backlog": BACKLOG,
         "loop": "uvloop",
-        "http": BoundedHttp,
+        "http": partial(BoundedHttp, _sweeper(settings)),
         "ws": "none",
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
@@ -111,6 +55,11 @@ def options(settings: Settings, host: str, port: int) -> dict[str, Any]:
         "timeout_keep_alive": KEEP_ALIVE,
         "timeout_graceful_shutdown": int(settings.shutdown_grace.total_seconds()),
     }
+
+
+def _sweeper(settings: Settings) -> Sweeper:
+    limits = (settings.head_timeout, settings.body_timeout, settings.shutdown_grace)
+    return Sweeper(*(limit.total_seconds() for limit in limits))
 
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:

@@ -155,6 +155,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_pool: int = 10
     database_pool_wait: timedelta = timedelta(milliseconds=300)
     redis_timeout: timedelta = timedelta(milliseconds=250)
+
+    # How long a client may take
+    head_timeout: timedelta = timedelta(seconds=10)
+    """From connecting, or from the first byte on a kept connection, to the end of the head; then 408."""
+    body_timeout: timedelta = timedelta(seconds=20)
+    """From the end of the head to the end of the body; then 408. At most half of `shutdown_grace` while stopping."""
+
+    # How an instance ends
     drain: timedelta = timedelta(seconds=5)
     """How long to keep serving after SIGTERM with readiness down, so that load balancers let go first."""
     shutdown_grace: timedelta = timedelta(seconds=20)
