@@ -35,6 +35,10 @@ bench *arguments:
 bench-enumeration *arguments:
     uv run deploy/bench/enumeration.py "$@"
 
+# inject faults into real processes and print what came of them (some minutes): just faults --only 1,17
+faults *arguments:
+    uv run python -m deploy.faults "$@"
+
 # what the continuous integration runs
 ci:
     .ci/run
