@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from service.cli.dev import METRICS_DISTANCE
 from service.cli.main import main
 from service.embedded import folders
 from tests.conftest import PASSWORD, Servers, _own_database
@@ -129,7 +130,14 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-        return port
+    return port if is_free(port + METRICS_DISTANCE) else free_port()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError, OverflowError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def comes_true(condition: Callable[[], bool], seconds: float) -> bool:

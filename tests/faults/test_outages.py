@@ -168,6 +168,7 @@ def environ(stores: Stores, mail_server: MailServer) -> dict[str, str]:
         "VESTIBULE_REDIS_POOL": str(REDIS_POOL),
         "VESTIBULE_KEY_REFRESH": "1",
         "VESTIBULE_DRAIN": "0",
+        "VESTIBULE_METRICS_PORT": "0",
         **{f"VESTIBULE_LIMIT_{name}": "100000/m" for name in limits},
     }
 
