@@ -270,6 +270,12 @@ def test_the_mailbox_shows_the_newest_first_and_can_be_emptied(ours: Dev) -> Non
     assert ours.mailbox() == []
 
 
+def test_the_metrics_are_where_it_says(ours: Dev) -> None:
+    (address,) = re.findall(r"^  metrics +(http\S+)$", ours.said, re.MULTILINE)
+    assert address == f"http://127.0.0.1:{ours.port + METRICS_DISTANCE}/metrics"
+    assert "vestibule_build_info" in httpx.get(address).text
+
+
 def test_runs_in_two_folders_know_nothing_of_each_other(runs: dict[str, Dev]) -> None:
     ours, theirs = runs["ours"], runs["theirs"]
     assert ours.env["VESTIBULE_CLIENT_SECRET"] != theirs.env["VESTIBULE_CLIENT_SECRET"]
