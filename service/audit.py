@@ -18,7 +18,7 @@ from sqlalchemy import Index, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service import background
+from service import background, metrics
 from service.clock import Clock
 from service.errors import Unavailable
 from service.store.postgres import Database, Table, Transaction, new_id
@@ -109,10 +109,16 @@ class Audit:
             session=session,
             **detail,
         )
+        metrics.decided(event, outcome, detail)
         if len(self._waiting) >= MOST_WAITING:
-            self.lost += 1  # the newest: a flood must not push out what was there before it
+            self._lose()  # the newest: a flood must not push out what was there before it
             return
         self._waiting.append(row)
+
+    @property
+    def waiting(self) -> int:
+        """Events that are in no database yet."""
+        return len(self._waiting)
 
     async def flush(self) -> None:
         """Writes everything that waits. Raises `Unavailable`; what was not written waits on."""
@@ -125,6 +131,10 @@ class Audit:
                 raise
             except Exception:  # noqa: BLE001  whatever it was, each row gets a chance of its own
                 await self._salvage(batch)
+
+    def _lose(self) -> None:
+        self.lost += 1
+        metrics.audit_dropped.inc()
 
     async def _write(self, rows: list[dict[str, Any]]) -> None:
         """Writes rows; those that a lost answer left behind already are not written again."""
@@ -141,7 +151,7 @@ class Audit:
                 self._waiting.extendleft(reversed(waiting))
                 raise
             except Exception:
-                self.lost += 1
+                self._lose()
                 log.exception("an audit event was dropped", event_name=waiting[0]["event"])
             waiting.popleft()
 

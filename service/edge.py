@@ -22,7 +22,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from litestar.utils import normalize_path
 
-from service import strict_json
+from service import metrics, strict_json
 from service.device import Device
 from service.errors import CrossSiteRefused, FieldError, InvalidInput, MalformedRequest, ServiceError
 from service.languages import preferred
@@ -216,6 +216,7 @@ def _header(scope: HTTPScope, wanted: bytes) -> str:
 
 def _log(scope: HTTPScope, status: int, seconds: float) -> None:
     route = scope.get("path_template") or "<unmatched>"
+    metrics.requested(scope["method"], route, status, seconds)
     refusal: ServiceError | None = scope["state"].get("refusal")
     if route in QUIET and status < FIRST_SERVER_ERROR and refusal is None:
         return

@@ -38,8 +38,9 @@ NOT_NOTHING = ("_life", "_timeout", "_idle", "_absolute", "_refresh")
 """Endings of durations that cannot be zero."""
 WHOLE_SECONDS = ("_life", "_idle", "_absolute")
 """Endings of durations that cross the wire, where they are whole seconds."""
-LEAST = {"hash_slots": 0, "hash_queue": 0}
+LEAST = {"hash_slots": 0, "hash_queue": 0, "metrics_port": 0}
 """The least value of numbers that may be less than 1."""
+MOST = {"metrics_port": 65535}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,6 +150,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limit_token_client: Rate = Rate(3000, 60)
     most_clients: int = 1000
     """Clients that may be registered: every worker keeps them all in memory."""
+
+    # Metrics
+    metrics_host: str = "0.0.0.0"  # noqa: S104  in a container
+    metrics_port: int = 9090
+    """Where Prometheus finds the metrics, beside the public port and never on it; none when 0."""
 
     # How long a dependency may take
     database_timeout: timedelta = timedelta(seconds=1)
@@ -359,10 +365,10 @@ def _impossible(given: Settings) -> list[str]:
         problems.append(f"VESTIBULE_AVATAR_STORE must begin with one of {', '.join(AVATAR_SCHEMES)}")
     if given.breached_passwords_url and not given.breached_passwords_url.startswith("https://"):
         problems.append("VESTIBULE_BREACHED_PASSWORDS_URL must be https")
-    return [*problems, *_too_small(given)]
+    return [*problems, *_out_of_bounds(given)]
 
 
-def _too_small(given: Settings) -> list[str]:
+def _out_of_bounds(given: Settings) -> list[str]:
     problems = []
     for field in msgspec.structs.fields(Settings):
         value, least = getattr(given, field.name), LEAST.get(field.name, 1)
@@ -374,4 +380,6 @@ def _too_small(given: Settings) -> list[str]:
             problems.append(f"{PREFIX}{field.name.upper()} must be at least a second")
         if isinstance(value, int) and value < least:
             problems.append(f"{PREFIX}{field.name.upper()} must be at least {least}")
+        if isinstance(value, int) and value > MOST.get(field.name, value):
+            problems.append(f"{PREFIX}{field.name.upper()} must be at most {MOST[field.name]}")
     return problems

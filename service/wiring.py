@@ -9,7 +9,7 @@ from functools import partial
 import httpx
 import structlog
 
-from service import background
+from service import background, metrics
 from service.accounts.administration import Administration
 from service.accounts.avatars import Avatars, open_store
 from service.accounts.breaches import BreachedPasswords
@@ -61,6 +61,7 @@ from service.operations.health import Health
 from service.operations.housekeeping import Housekeeping
 from service.operations.reminders import Reminders
 from service.operations.rewrapping import Rewrapping
+from service.operations.vitals import Vitals
 from service.providers.directory import Providers
 from service.settings import Settings
 from service.store.postgres import Database
@@ -130,6 +131,7 @@ class Services:
     introspections: Introspections
     revocation: Revocation
     health: Health
+    vitals: Vitals
     mailbox: Mailbox
     housekeeping: Housekeeping
     rewrapping: Rewrapping
@@ -144,6 +146,7 @@ class Services:
         await self.health.look()
         self.audit.start()
         self.health.start()
+        self.vitals.start()
         self.mailer.start()
         self.housekeeping.start()
         self.providers.start()
@@ -156,6 +159,7 @@ class Services:
             await background.end(reloading)
             await self.providers.stop()
             await self.housekeeping.stop()
+            await self.vitals.stop()
             await self.health.stop()
             await self.mailer.stop()
             await self.audit.stop()
@@ -226,7 +230,14 @@ def build(
     store = RedisStore.connect(settings, scripts)
     transport = mail(store) if mail else Smtp.of(settings)
     cost = Cost(settings.argon2_time_cost, settings.argon2_memory_kib, settings.argon2_parallelism)
-    passwords = Passwords(roots, cost, slots=settings.hash_slots, queue=settings.hash_queue)
+    passwords = Passwords(
+        roots,
+        cost,
+        slots=settings.hash_slots,
+        queue=settings.hash_queue,
+        took=metrics.hash_seconds.observe,
+        refused=metrics.hashes_refused.inc,
+    )
     breaches = BreachedPasswords(settings.breached_passwords_url, settings.breached_passwords_timeout.total_seconds())
     blocklist = Blocklist.load(settings.password_context_words)
     rules = PasswordRules(settings.password_min_length, blocklist, breaches)
@@ -346,6 +357,7 @@ def build(
         settings=settings,
         clock=clock,
     )
+    health = Health(database, store, transport, signing_keys, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -393,7 +405,8 @@ def build(
         ),
         introspections=Introspections(inspection, sessions, access_tokens, clients, clock),
         revocation=Revocation(access_tokens, sessions, store, audit, clock),
-        health=Health(database, store, transport, signing_keys, clock),
+        health=health,
+        vitals=Vitals(database, store, passwords, outbox, audit, signing_keys, health, clock),
         mailbox=Mailbox(store, clock),
         housekeeping=Housekeeping(database, Reminders(database, notices, audit, clock), settings, clock),
         rewrapping=Rewrapping(database, roots, signing_keys, outbox, identities),

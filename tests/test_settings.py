@@ -96,6 +96,7 @@ WEAK = {
     "VESTIBULE_PASSWORD_MIN_LENGTH": ["7", "0", "-1", "long", "8.5", ""],
     "VESTIBULE_CODE_LIFE": ["601", "PT11M", "0", "-1", "ten", ""],
     "VESTIBULE_CODE_TRIES": ["0", "11", "-1"],
+    "VESTIBULE_METRICS_PORT": ["-1", "65536", "http", ""],
     "VESTIBULE_REGISTRATION_LIFE": ["86401", "0", "P2D"],
     "VESTIBULE_ACCESS_TOKEN_LIFE": ["3601", "0", "-5"],
     "VESTIBULE_SESSION_ABSOLUTE": ["P31D"],

@@ -17,7 +17,8 @@ import uvicorn
 from service import logs
 from service.app import create_app
 from service.cli.dev_env import furnish
-from service.cli.dev_provider import DevProvider
+from service.cli.dev_provider import PORTS, DevProvider
+from service.cli.metrics_port import PortTaken, metrics_served
 from service.cli.running import MISUSED, end, prepare
 from service.clock import utc_now
 from service.crypto.roots import KEY_BYTES
@@ -34,6 +35,8 @@ from service.store.schema import migrate
 from service.wiring import Services, build
 
 WATCH_PAUSE = 0.5
+METRICS_DISTANCE = 1090
+"""From the service's port to that of its metrics: 9090 beside 8000."""
 CALLABLE = {"127.0.0.1", "localhost", "::1"}
 """Hosts that may stand in a URL without TLS; under any other one, this machine calls itself localhost."""
 FRONT_END_HOSTS = ("localhost", "127.0.0.1")
@@ -46,6 +49,7 @@ Vestibule is ready ({seconds:.1f} s)
 
   API and docs   {url}/docs
   mailbox        {url}/dev/mailbox
+  metrics        {metrics}
   sign in by     {ways}
   fake provider  {provider}
   client         {client_id}
@@ -99,6 +103,7 @@ class Run:
 
     place: Place
     provider: DevProvider
+    metrics: str
     alive: Callable[[], bool]
     started: float
 
@@ -125,8 +130,9 @@ def dev(host: str, port: int, data: Path | None) -> None:
             stack.callback(provider.listening.close)
             settings = load({**provider.settings(environ), **environ})
             migrate(settings.database_url)
-            _run(Run(place, provider, alive, started), settings)
-    except (EmbeddedError, OSError) as error:
+            stack.enter_context(metrics_served(settings, workers=1))
+            _run(Run(place, provider, _metrics(place, settings), alive, started), settings)
+    except (EmbeddedError, PortTaken, OSError) as error:
         end(str(error))
     except SettingsError as error:
         end(str(error), MISUSED)
@@ -178,10 +184,16 @@ def _defaults(place: Place) -> dict[str, str]:
         "VESTIBULE_ISSUER": place.url,
         "VESTIBULE_ALLOWED_ORIGINS": ",".join(f"http://{host}:{port}" for host in FRONT_END_HOSTS for port in ports),
         "VESTIBULE_AVATAR_STORE": (place.folder / "avatars").as_uri(),
+        "VESTIBULE_METRICS_HOST": place.host,
+        "VESTIBULE_METRICS_PORT": str(metrics_port if (metrics_port := place.port + METRICS_DISTANCE) < PORTS else 0),
         "VESTIBULE_REDIS_TIMEOUT": "2",
         "VESTIBULE_DATABASE_TIMEOUT": "5",
     }
     return {name: value for name, value in defaults.items() if f"{name}_FILE" not in os.environ}
+
+
+def _metrics(place: Place, settings: Settings) -> str:
+    return f"http://{place.shown_host}:{settings.metrics_port}/metrics" if settings.metrics_port else "none"
 
 
 def _root_key(file: Path) -> str:
@@ -227,6 +239,7 @@ async def _watch(run: Run, providers: Providers, server: uvicorn.Server, env: di
         WELCOME.format(
             seconds=seconds,
             url=run.place.url,
+            metrics=run.metrics,
             provider=run.provider.provider.url,
             ways=" ".join(f"{run.place.url}/auth/social/{name}" for name in providers.all),
             client_id=client_id,

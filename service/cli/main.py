@@ -8,6 +8,7 @@ from service.cli.dev import dev
 from service.cli.doctor import doctor
 from service.cli.keys import keys
 from service.cli.mail import mail
+from service.cli.metrics_port import PortTaken, metrics_served
 from service.cli.running import MISUSED, end, prepare, settings_or_end, with_services
 from service.cli.users import sessions, user
 from service.crypto.roots import RootKeys
@@ -35,7 +36,11 @@ def serve(host: str, port: int, workers: int) -> None:
         Smtp.of(settings)
     except SettingsError as error:
         end(str(error), MISUSED)
-    run_server(settings, host, port, workers)
+    try:
+        with metrics_served(settings, workers):
+            run_server(settings, host, port, workers)
+    except PortTaken as error:
+        end(str(error))
 
 
 @main.command()

@@ -6,6 +6,7 @@ cannot be guessed against. A stored hash reads `<root key id>:<PHC string>`.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,11 +40,21 @@ class Passwords:
     """Hashes and checks passwords in its own threads.
 
     At most `slots` hashes run at once (the number of cores when 0) and at most `queue` wait; whoever comes then is
-    told to come back, because a longer queue would only hold answers that nobody waits for any more.
+    told to come back, because a longer queue would only hold answers that nobody waits for any more. `took` is told
+    the seconds of each hash, in its thread, and `refused` of each that found the queue full.
     """
 
-    def __init__(self, roots: RootKeys, cost: Cost, *, slots: int = 0, queue: int = 64) -> None:
-        self._roots = roots
+    def __init__(
+        self,
+        roots: RootKeys,
+        cost: Cost,
+        *,
+        slots: int = 0,
+        queue: int = 64,
+        took: Callable[[float], None] = lambda _: None,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._roots, self._took, self._refused = roots, took, refused
         self._hasher = PasswordHasher(
             time_cost=cost.time,
             memory_cost=cost.memory,
@@ -52,12 +63,22 @@ class Passwords:
             salt_len=RFC_9106_LOW_MEMORY.salt_len,
             type=Type.ID,
         )
-        slots = slots or _cores()
-        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="argon2")
-        self._capacity = slots + queue
+        self._slots = slots or _cores()
+        self._threads = ThreadPoolExecutor(max_workers=self._slots, thread_name_prefix="argon2")
+        self._capacity = self._slots + queue
         self._busy = 0
         self._lock = Lock()
         self._decoy = self._hash_now(base64url(os.urandom(16)))
+
+    @property
+    def running(self) -> int:
+        """Hashes that are computed at this moment."""
+        return min(self._busy, self._slots)
+
+    @property
+    def waiting(self) -> int:
+        """Hashes that wait for a slot."""
+        return max(self._busy - self._slots, 0)
 
     async def hash(self, password: str) -> str:
         """A new salted hash. Raises `Unavailable` when too many wait."""
@@ -83,12 +104,20 @@ class Passwords:
 
     async def _in_thread(self, work: Callable[..., R], *args: object) -> R:
         if self._busy >= self._capacity:
+            self._refused()
             raise Unavailable("too many password hashes wait", retry_after=RETRY_AFTER)
         with self._lock:
             self._busy += 1
-        future = self._threads.submit(work, *args)
+        future = self._threads.submit(self._timed, work, *args)
         future.add_done_callback(lambda _: self._done())
         return await asyncio.wrap_future(future)
+
+    def _timed(self, work: Callable[..., R], *args: object) -> R:
+        started = time.perf_counter()
+        try:
+            return work(*args)
+        finally:
+            self._took(time.perf_counter() - started)
 
     def _done(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 
+from service import metrics
 from service.accounts.entrance import Entrance
 from service.accounts.guesses import Attempt, Guesses
 from service.accounts.models import Account
@@ -101,6 +102,9 @@ class Login:
             return await self.sessions.rotate(token, client_id, aiming)
         except SessionReused as replay:
             await self._tell_of_replay(replay.account, device)
+            raise
+        except Unavailable:
+            metrics.refreshed("unavailable")
             raise
 
     async def reauthenticate(self, principal: Principal, password: str) -> Grant:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from service import background
+from service import background, metrics
 from service.crypto.sealing import UnsealError
 from service.errors import Unavailable
 from service.mail.message import MailNotSent, MailRefused, Transport
@@ -149,6 +149,7 @@ class Mailer:
                 await self.transport.deliver(mail)
         except TimeoutError:
             raise MailNotSent("the server was too slow") from None
+        metrics.mails.labels("sent").inc()
         log.info("a mail left", template=row.template, attempt=row.tries)
 
     async def _put_off(self, row: OutboxRow, reason: str) -> None:
@@ -156,9 +157,11 @@ class Mailer:
             await self._bury(row, reason)
             return
         pause = min(FIRST_PAUSE * 2 ** min(row.tries - 1, MOST_DOUBLINGS), LONGEST_PAUSE)
+        metrics.mails.labels("postponed").inc()
         log.warning("a mail did not leave", template=row.template, attempt=row.tries, reason=reason)
         await self.outbox.postpone(row, pause, reason)
 
     async def _bury(self, row: OutboxRow, reason: str) -> None:
+        metrics.mails.labels("dead").inc()
         log.error("a mail was given up: see `vestibule mail list`", mail=row.id, template=row.template, reason=reason)
         await self.outbox.bury(row, reason)

@@ -75,6 +75,15 @@ class Letter(msgspec.Struct, frozen=True):
     values: dict[str, str | int]
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many mails wait, since when the oldest does, and how many were given up."""
+
+    waiting: int
+    oldest: datetime | None
+    dead: int
+
+
 @dataclass(slots=True)
 class Outbox:
     """Takes mails in, and hands them out to whoever delivers them. Times are those of the service's clock."""
@@ -173,6 +182,16 @@ class Outbox:
         counted = select(func.count()).select_from(OutboxRow).where(_may_leave(self.clock()))
         async with self.database.begin() as transaction:
             return await transaction.scalar(counted) or 0
+
+    async def backlog(self) -> Backlog:
+        """What has not left, in numbers. Raises `Unavailable`."""
+        is_waiting = OutboxRow.dead_at.is_(None)
+        counted = select(
+            func.count().filter(is_waiting), func.min(OutboxRow.created_at).filter(is_waiting), func.count()
+        ).select_from(OutboxRow)
+        async with self.database.begin() as transaction:
+            waiting, oldest, all_of_them = (await transaction.execute(counted)).one()
+        return Backlog(waiting, oldest, all_of_them - waiting)
 
     async def of(self, transaction: Transaction, address: str) -> Sequence[OutboxRow]:
         """What waits for one person. What their account sends to others is not theirs: it tells who those are."""

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from advanced_alchemy.base import CommonTableAttributes, create_registry
@@ -20,6 +21,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from uuid_utils.compat import uuid7
 
 from service.errors import Unavailable
@@ -52,6 +54,28 @@ def new_id() -> UUID:
     return uuid7()
 
 
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """Connections there may be, those at work, and how many wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
+
+
+class CountingPool(AsyncAdaptedQueuePool):
+    """The usual pool, which also knows how many wait for a connection, or for one to be made."""
+
+    waiting = 0
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        self.waiting += 1
+        try:
+            return super()._do_get()
+        finally:
+            self.waiting -= 1
+
+
 class Database:
     """Opens transactions; an outage becomes `Unavailable`, whatever layer noticed it."""
 
@@ -66,6 +90,7 @@ class Database:
         milliseconds = str(int(seconds * 1000 * STATEMENT_TIMEOUT_FACTOR))
         engine = create_async_engine(
             driver_url(settings.database_url),
+            poolclass=CountingPool,
             pool_size=settings.database_pool,
             max_overflow=0,
             pool_timeout=settings.database_pool_wait.total_seconds(),
@@ -109,6 +134,17 @@ class Database:
         """Asks for nothing. Raises `Unavailable`."""
         async with self.begin() as transaction:
             await transaction.execute(text("SELECT 1"))
+
+    async def time(self) -> float:
+        """The server's clock, in seconds since 1970. Raises `Unavailable`."""
+        async with self.begin() as transaction:
+            return float(await transaction.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
+
+    @property
+    def pool(self) -> PoolState:
+        """The connections at this moment."""
+        pool = cast("CountingPool", self._engine.pool)
+        return PoolState(pool.size(), pool.checkedout(), pool.waiting)
 
     async def close(self) -> None:
         """Closes every connection of the pool."""

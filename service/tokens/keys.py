@@ -106,6 +106,14 @@ class SigningKeys:
         now = self.clock()
         return self._is_due(self.keyring, now) and await self._schedule(now, self._is_due) is not None
 
+    def next_turn(self, now: datetime) -> datetime | None:
+        """When another key takes over: as scheduled, else when that is due; in the past when it is overdue."""
+        active = self.keyring.current(now)
+        coming = [key.activates_at for key in self.keyring.keys if key.activates_at and key.activates_at > now]
+        if coming or active is None or active.activates_at is None or not self.settings.key_rotation:
+            return min(coming, default=None)
+        return active.activates_at + self.settings.key_rotation
+
     async def revoke(self, kid: str) -> SigningKey:
         """Ends all trust in a key at once; where it was the one that signs, the next takes over in the same moment.
 

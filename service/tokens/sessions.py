@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from service import metrics
 from service.audit import Audit
 from service.crypto.opaque import from_base64url
 from service.crypto.signer import PersonClaims
@@ -113,6 +114,7 @@ class Sessions:
         """
         held = await self.held(presented)
         if held is None:
+            metrics.refreshed("unknown")
             raise SessionExpired("not a refresh token of a session we know")
         registered = await self._registered(client)
         choose = aiming if aiming and held.client == client else self.everything  # what is not theirs tells nothing
@@ -135,6 +137,7 @@ class Sessions:
             self._idle(registered),
         )
         outcome = answer[0].decode()
+        metrics.refreshed(outcome)
         _same(answer[1], token.session)
         if outcome in REFUSED:
             await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from service.cli.dev import METRICS_DISTANCE
 from service.cli.main import main
 from service.embedded import folders
 from tests.conftest import PASSWORD, Servers, _own_database
@@ -129,7 +130,14 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-        return port
+    return port if is_free(port + METRICS_DISTANCE) else free_port()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError, OverflowError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def comes_true(condition: Callable[[], bool], seconds: float) -> bool:
@@ -260,6 +268,12 @@ def test_the_mailbox_shows_the_newest_first_and_can_be_emptied(ours: Dev) -> Non
     assert page.text.index(people[1]) < page.text.index(people[0])
     assert httpx.delete(f"{ours.url}/dev/mailbox").status_code == 204
     assert ours.mailbox() == []
+
+
+def test_the_metrics_are_where_it_says(ours: Dev) -> None:
+    (address,) = re.findall(r"^  metrics +(http\S+)$", ours.said, re.MULTILINE)
+    assert address == f"http://127.0.0.1:{ours.port + METRICS_DISTANCE}/metrics"
+    assert "vestibule_build_info" in httpx.get(address).text
 
 
 def test_runs_in_two_folders_know_nothing_of_each_other(runs: dict[str, Dev]) -> None:

@@ -143,6 +143,7 @@ def environ(servers: Servers, empty_database: str, smtp_url: str) -> dict[str, s
         "VESTIBULE_ARGON2_TIME_COST": "2",
         "VESTIBULE_ARGON2_MEMORY_KIB": "19456",
         "VESTIBULE_DRAIN": str(DRAIN),
+        "VESTIBULE_METRICS_PORT": "0",  # many of them run beside each other
         "VESTIBULE_KEY_REFRESH": "0.5",
         "VESTIBULE_JWKS_MAX_AGE": "1",
         "VESTIBULE_REDIS_TIMEOUT": "5",

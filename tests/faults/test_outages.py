@@ -167,6 +167,7 @@ def environ(stores: Stores, mail_server: MailServer) -> dict[str, str]:
         "VESTIBULE_DATABASE_POOL": str(DATABASE_POOL),
         "VESTIBULE_KEY_REFRESH": "1",
         "VESTIBULE_DRAIN": "0",
+        "VESTIBULE_METRICS_PORT": "0",
         **{f"VESTIBULE_LIMIT_{name}": "100000/m" for name in limits},
     }
 
