@@ -57,6 +57,7 @@ redis_policy_wrong = Gauge(
 breaker_open = Gauge("vestibule_redis_breaker_open", "Whether Redis is not asked now.", multiprocess_mode="livemax")
 losses = Counter("vestibule_redis_losses", "Times that Redis was given up for a while.")
 from_journal = Counter("vestibule_answers_from_journal", "Introspections that PostgreSQL answered.")
+sessions_restored = Counter("vestibule_sessions_restored", "Sessions that the journal brought back to Redis.")
 replayed_rows = Counter("vestibule_replayed_revocations", "Revocations of the journal that were told to Redis again.")
 lag = Gauge("vestibule_replay_lag_seconds", "How long ago the journal was last replayed.", multiprocess_mode="livemax")
 
@@ -87,7 +88,8 @@ audit_dropped = Counter("vestibule_audit_events_dropped", "Audit events that are
 build_info = Gauge("vestibule_build_info", "What runs.", ("version", "python"), multiprocess_mode="livemax")
 
 _ended: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-_asked = {(outcome, cached): 0 for outcome in INTROSPECTED for cached in (True, False)}
+_asked = dict.fromkeys(INTROSPECTED, 0)
+_looked_up = {"hit": 0, "miss": 0}
 
 
 def requested(method: str, route: str, status: int, seconds: float) -> None:
@@ -105,21 +107,26 @@ def refreshed(outcome: str) -> None:
     refreshes.labels(outcome).inc()
 
 
-def introspected(outcome: str, cached: bool) -> None:
-    """One token that was asked about (`INTROSPECTED`); `cached` when its signature had been verified before.
+def introspected(outcome: str) -> None:
+    """One token that was asked about (`INTROSPECTED`).
 
     The busiest place of all: it adds to a plain number, which `flush` takes. For the thread of the event loop alone.
     """
-    _asked[outcome, cached] += 1
+    _asked[outcome] += 1
+
+
+def looked_up(result: str) -> None:
+    """One access token whose signature was verified before (`hit`) or had to be now (`miss`); likewise."""
+    _looked_up[result] += 1
 
 
 def flush() -> None:
-    """Brings what `introspected` took to the counters. In the same thread."""
-    for (outcome, cached), count in _asked.items():
-        if count:
-            _asked[outcome, cached] = 0
-            introspections.labels(outcome).inc(count)
-            token_cache.labels("hit" if cached else "miss").inc(count)
+    """Brings what these took to the counters. In the same thread."""
+    for counted, counter in ((_asked, introspections), (_looked_up, token_cache)):
+        for label, count in counted.items():
+            if count:
+                counted[label] = 0
+                counter.labels(label).inc(count)
 
 
 def decided(event: str, outcome: str, detail: Mapping[str, object]) -> None:
@@ -146,6 +153,11 @@ def redis_found() -> None:
 def answered_from_journal() -> None:
     """One introspection that PostgreSQL answered."""
     from_journal.inc()
+
+
+def restored() -> None:
+    """One session that Redis had lost and the journal knew."""
+    sessions_restored.inc()
 
 
 def replayed(revocations: int) -> None:

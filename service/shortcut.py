@@ -8,11 +8,13 @@ every call.
 """
 
 import re
+import time
 from typing import cast
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, ReceiveMessage, Scope, Send
 
+from service import metrics
 from service.edge import SECURITY_HEADERS, request_id
 from service.errors import ServiceError
 from service.oauth.callers import ProvedCallers
@@ -73,6 +75,7 @@ class Shortcut:
         if caller is None:
             await self._app(scope, receive, send)
             return
+        started = time.perf_counter()
         message = await receive()
         answer = await self._answer(message, caller)
         if answer is None:
@@ -82,6 +85,7 @@ class Shortcut:
         headers = [*START, length, (b"x-request-id", request_id(scope))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer, "more_body": False})
+        metrics.requested("POST", PATH, 200, time.perf_counter() - started)
 
     def _caller(self, scope: HTTPScope) -> Client | None:
         authorization = _authorization(scope) if scope["method"] == "POST" and not scope["query_string"] else None

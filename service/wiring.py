@@ -69,13 +69,16 @@ from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens
 from service.tokens.client_administration import ClientAdministration
 from service.tokens.clients import Clients
+from service.tokens.healing import Healing
 from service.tokens.inspection import Inspection
 from service.tokens.journal import Journal
 from service.tokens.keys import SigningKeys
 from service.tokens.one_time import OneTimeTokens
 from service.tokens.overview import Overview
 from service.tokens.principal import BearerAuthentication
+from service.tokens.recall import Recall
 from service.tokens.refresh import RefreshTokens
+from service.tokens.replay import Overlay, Replay
 from service.tokens.revocation import Revocation
 from service.tokens.sessions import Sessions
 from service.tokens.verified import VerifiedTokens
@@ -107,6 +110,8 @@ class Services:
     signing_keys: SigningKeys
     sessions: Sessions
     inspection: Inspection
+    recall: Recall
+    replay: Replay
     bearer: BearerAuthentication
     registrations: Registration
     administration: Administration
@@ -150,6 +155,7 @@ class Services:
         self.mailer.start()
         self.housekeeping.start()
         self.providers.start()
+        self.replay.start()
         reloading = asyncio.create_task(self._reload_on(), name="reload")
         listening = asyncio.create_task(self._reload_when_told(), name="listen")
         try:
@@ -157,6 +163,8 @@ class Services:
         finally:
             await background.end(listening)
             await background.end(reloading)
+            await self.replay.stop()
+            await self.recall.stop()
             await self.providers.stop()
             await self.housekeeping.stop()
             await self.vitals.stop()
@@ -257,9 +265,11 @@ def build(
     signer = Signer(settings.issuer, settings.token_audience, settings.leeway)
     access_tokens = AccessTokens(signer, signing_keys, settings, clock, VerifiedTokens(signer))
     journal = Journal(database, clock)
-    sessions = Sessions(store, RefreshTokens(roots), access_tokens, clients, journal, audit, settings)
-
-    inspection = Inspection(access_tokens, sessions, clients, store)
+    overlay = Overlay()
+    recall = Recall(database, clock)
+    healing = Healing(store, recall, overlay, clients, settings, clock)
+    sessions = Sessions(store, RefreshTokens(roots), access_tokens, clients, journal, healing, audit, settings)
+    inspection = Inspection(access_tokens, healing, clients)
     proved_callers = ProvedCallers(clients, clock)
 
     avatars = Avatars(database, limits, audit, settings, clock, store=open_store(settings))
@@ -373,6 +383,8 @@ def build(
         signing_keys=signing_keys,
         sessions=sessions,
         inspection=inspection,
+        recall=recall,
+        replay=Replay(database, store, journal, settings, clock, overlay),
         bearer=BearerAuthentication(inspection, settings, clock),
         registrations=registration,
         administration=Administration(database, new_passwords, sessions, journal, audit, clock),

@@ -106,6 +106,7 @@ class Administration:
                 await ensure_other_admin(transaction, account)
             row = await _held(transaction, account)
             before, row.roles = row.roles, sorted(set(roles))
+            self.journal.note_roles(transaction, account, self.sessions.settings.session_absolute)
             await transaction.flush()
             await self.sessions.appoint(account, [role for role in row.roles if role in before])
         self.audit.record("account.set_roles", account=account, by=by, why=why, before=before, after=row.roles)

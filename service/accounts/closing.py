@@ -51,6 +51,7 @@ class Closing:
             account = await accounts.held_for_change(principal.account)
             if account is None:
                 raise InvalidToken("the account is gone")
+            await self.sessions.journal.all_ended(transaction, account.id, "account_closed")
             await self._erase(transaction, account)
             await self.sessions.close_all(account.id)
         self.audit.record("account.close", account=principal.account, is_anonymous=True)

@@ -103,6 +103,10 @@ class Entrance:
                     expires_at=opened.expires_at,
                     ended_at=None,
                     ended_reason=None,
+                    granted=opened.granted,
+                    authenticated_at=opened.authenticated_at,
+                    used_at=opened.opened_at,
+                    generation=0,
                 )
             )
             for evicted in opened.evicted:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, select
 
 from service.accounts.models import Account
 from service.audit import Audit
@@ -95,12 +95,7 @@ class MassSignOut:
 
         lived = await asyncio.gather(*(end(session, account) for session, account in batch))
         over = [session for session, _ in batch]
-        async with self.database.begin() as transaction:
-            await transaction.execute(
-                update(SessionRow)
-                .where(SessionRow.id.in_(over), SessionRow.ended_at.is_(None))
-                .values(ended_at=self.clock(), ended_reason="administrator")
-            )
+        await self.sessions.journal.many_ended(over, "administrator")
         return sum(lived)
 
 

@@ -111,7 +111,7 @@ class Login:
         """Begins the session anew for whoever gives the password. Raises `InvalidCredentials`."""
         account = await self.own_password.prove(principal, password)
         renewed = await self.sessions.reauthenticate(principal.claims, PROVED_BY_PASSWORD)
-        await self.journal.renewed(principal.session, PROVED_BY_PASSWORD, renewed.expires_at)
+        await self.journal.renewed(principal.session, PROVED_BY_PASSWORD, renewed.authenticated_at, renewed.expires_at)
         self.audit.record("login.reauthenticate", account=account.id, client=principal.claims.client_id)
         return renewed.grant
 

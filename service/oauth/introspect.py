@@ -10,9 +10,11 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import UNSET, UnsetType
 
+from service import metrics
 from service.clock import Clock
 from service.crypto.signer import PersonClaims
 from service.device import Device
+from service.errors import Unavailable
 from service.oauth.client_authentication import ClientAuthentication
 from service.oauth.errors import InvalidRequest, MayNotIntrospect, oauth_refusals
 from service.oauth.form import form_operation, read_form
@@ -81,8 +83,16 @@ class Introspections:
 
     async def answer(self, token: str, caller: Client) -> bytes:
         """The JSON of RFC 7662. A token for an API that the caller does not serve is inactive to it."""
-        audiences = caller.serves or [self.clients.audience]
-        active = await self.inspection.of(token, audiences)
+        try:
+            answer = await self._answer(token, caller)
+        except Unavailable:
+            metrics.introspected("unavailable")
+            raise
+        metrics.introspected("inactive" if answer is INACTIVE else "active")
+        return answer
+
+    async def _answer(self, token: str, caller: Client) -> bytes:
+        active = await self.inspection.of(token, caller.serves)
         if active is not None:
             active.answer = active.answer or msgspec.json.encode(_of_access_token(active))
             return active.answer

@@ -18,7 +18,7 @@ from service.mail.outbox import OutboxRow
 from service.operations.reminders import Reminders
 from service.settings import Settings
 from service.store.postgres import Database, Table
-from service.tokens.journal import SessionRow
+from service.tokens.journal import Revocation, SessionRow
 from service.tokens.one_time import OneTimeToken
 
 log = structlog.get_logger("vestibule.housekeeping")
@@ -46,6 +46,7 @@ class Housekeeping:
         ended = func.coalesce(SessionRow.ended_at, SessionRow.expires_at)
         old = (
             (SessionRow, SessionRow.id, ended < now - self.settings.session_history_life),
+            (Revocation, Revocation.id, Revocation.ends_at < now),
             (OneTimeToken, OneTimeToken.digest, OneTimeToken.expires_at < now),
             (AuditEvent, AuditEvent.id, AuditEvent.at < now - self.settings.audit_life),
             (OutboxRow, OutboxRow.id, OutboxRow.dead_at < now - self.settings.dead_letter_life),

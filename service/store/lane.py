@@ -15,7 +15,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from service import background
+from service import background, metrics
 
 RETRY_PAUSE = 0.5
 """Seconds between two attempts to reach a node that is away."""
@@ -79,6 +79,7 @@ class Lane(asyncio.Protocol):
 
     def give_up(self, trouble: str) -> None:
         """Breaks the connection off: whoever waits is refused, and the next call makes another one."""
+        metrics.redis_lost()
         self._trouble = trouble
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -155,11 +156,13 @@ class Lane(asyncio.Protocol):
         while self._transport is None:
             try:
                 await self._open()
+                metrics.redis_reconnects.inc()
             except (RedisError, OSError, TimeoutError) as error:
                 self._trouble = f"no connection: {type(error).__name__}"
                 self._settle(first, LaneDown(self._trouble))
                 await asyncio.sleep(RETRY_PAUSE)
         self._settle(first, None)
+        metrics.redis_found()
         self._on_connect()
 
     def _settle(self, first: asyncio.Future[None], failure: LaneDown | None) -> None:

@@ -34,6 +34,8 @@ Command = tuple[str | bytes | int, ...]
 class Nodes(ABC):
     """Sends a command to where its key lives. `reconnected` is set whenever a connection was made."""
 
+    is_sharded = False
+
     def __init__(self) -> None:
         self.reconnected = asyncio.Event()
 
@@ -86,6 +88,8 @@ class OneNode(Nodes):
 
 class ClusterNodes(Nodes):
     """A cluster. redis-py knows its map of slots and follows redirections, each primary has a lane of ours."""
+
+    is_sharded = True
 
     def __init__(self, cluster: RedisCluster, timeout: float) -> None:
         super().__init__()

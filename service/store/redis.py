@@ -132,6 +132,11 @@ class RedisStore:
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether keys live on several primaries, each of which may be older than another."""
+        return self._nodes.is_sharded
+
     async def reconnected(self) -> None:
         """Waits until a connection was made: what is behind it may be another server, or an older state."""
         await self._nodes.reconnected.wait()

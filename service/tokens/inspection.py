@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import structlog
 
 from service.crypto.signer import PersonClaims, ServiceClaims
-from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens
 from service.tokens.clients import Client, Clients
+from service.tokens.healing import Healing
 from service.tokens.scopes import in_force
-from service.tokens.sessions import Sessions, denial
 from service.tokens.verified import Verified
 
 log = structlog.get_logger("vestibule.inspection")
@@ -36,9 +35,8 @@ class Inspection:
     """Looks at access tokens of people and of services alike."""
 
     access_tokens: AccessTokens
-    sessions: Sessions
+    healing: Healing
     clients: Clients
-    store: RedisStore
 
     async def of(self, token: str, audiences: Collection[str] = ()) -> Active | None:
         """The token, when it is active for one of these audiences (our own by default), else None. One round trip.
@@ -69,9 +67,9 @@ class Inspection:
         """The roles of whom the token speaks for; None when that has ended. A service has no roles but its scopes."""
         claims = token.claims
         if isinstance(claims, PersonClaims):
-            return await self.sessions.roles_while_live(token)
+            return await self.healing.roles_while_live(token)
         speaks_for_itself = claims.sub == client.id and "client_credentials" in client.grants
-        if not speaks_for_itself or await self.store.exists(denial(claims.sub, claims.jti)):
+        if not speaks_for_itself or await self.healing.is_denied(claims):
             return None
         return b""
 

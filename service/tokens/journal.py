@@ -1,15 +1,34 @@
-"""The durable record of sessions: which were opened, which were ended and why.
+"""The durable record of sessions: which were opened, which were ended and why, and what else was taken away.
 
-Redis holds the working state; this table is what a lost or old Redis can be healed from.
+Redis holds the working state; from here a Redis that was lost, emptied or is old is healed (`healing.py`, `replay.py`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, select, text, update
+from advanced_alchemy.types import DateTimeUTC
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    ForeignKey,
+    Identity,
+    Index,
+    String,
+    Update,
+    Uuid,
+    cast,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+    values,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -28,7 +47,13 @@ EndReason = Literal[
     "revoked",
     "administrator",
     "identity_unlinked",
+    "account_closed",
 ]
+
+USE_NOTED_EVERY = timedelta(hours=1)
+"""How exactly the journal knows when a session was used: a write per refresh would cost more than it tells."""
+MOST_NOTES = 50_000
+NOTES_AT_ONCE = 1000
 
 
 class SessionRow(Table):
@@ -53,6 +78,33 @@ class SessionRow(Table):
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     ended_reason: Mapped[str | None]
+    granted: Mapped[str | None]
+    authenticated_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+    generation: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class Revocation(Table):
+    """Something that was taken away, kept until nothing could bring it back: until `ends_at`.
+
+    A session that was ended (`session_id`), an access token (`jti`, whose `sub` is the subject), or, with neither, the
+    roles of an account. It outlives the account: an old Redis may still know its sessions.
+    """
+
+    __tablename__ = "revocations"
+    __table_args__ = (
+        Index(None, "at"),
+        Index(None, "ends_at"),
+        Index(None, "jti", postgresql_where=text("jti IS NOT NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    subject: Mapped[str]
+    session_id: Mapped[UUID | None]
+    jti: Mapped[str | None]
+    reason: Mapped[str]
+    ends_at: Mapped[datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +113,8 @@ class Journal:
 
     database: Database
     clock: Clock
+    _uses: dict[bytes, tuple[datetime, int]] = field(default_factory=dict)
+    _owed: dict[bytes, EndReason] = field(default_factory=dict)
 
     async def ended(self, session: bytes, reason: EndReason) -> None:
         """Notes the end of one session; an end that was noted before stays as it was. Raises `Unavailable`."""
@@ -69,11 +123,12 @@ class Journal:
 
     async def note_end(self, transaction: Transaction, session: bytes, reason: EndReason) -> None:
         """The same, in somebody's transaction."""
-        await transaction.execute(
-            update(SessionRow)
-            .where(SessionRow.id == UUID(bytes=session), SessionRow.ended_at.is_(None))
-            .values(ended_at=self.clock(), ended_reason=reason)
-        )
+        await self._end(transaction, SessionRow.id == UUID(bytes=session), reason)
+
+    async def many_ended(self, sessions: Sequence[UUID], reason: EndReason) -> None:
+        """The same for many. Raises `Unavailable`."""
+        async with self.database.begin() as transaction:
+            await self._end(transaction, SessionRow.id.in_(sessions), reason)
 
     async def hold(self, transaction: Transaction, account: UUID) -> None:
         """Keeps sign-ins of an account from being written down until the transaction ends."""
@@ -83,16 +138,66 @@ class Journal:
         self, transaction: Transaction, account: UUID, reason: EndReason, but: bytes | None = None
     ) -> None:
         """Notes the end of every session of an account, or every other one, in the transaction that decides it."""
-        statement = update(SessionRow).where(SessionRow.account_id == account, SessionRow.ended_at.is_(None))
-        if but is not None:
-            statement = statement.where(SessionRow.id != UUID(bytes=but))
-        await transaction.execute(statement.values(ended_at=self.clock(), ended_reason=reason))
+        which = SessionRow.account_id == account
+        await self._end(transaction, which & (SessionRow.id != UUID(bytes=but)) if but is not None else which, reason)
 
-    async def renewed(self, session: bytes, amr: tuple[str, ...], expires_at: datetime) -> None:
+    async def _end(self, transaction: Transaction, which: ColumnElement[bool], reason: EndReason) -> None:
+        """Ends rows and logs it, in one statement."""
+        ended = (
+            update(SessionRow)
+            .where(which, SessionRow.ended_at.is_(None))
+            .values(ended_at=self.clock(), ended_reason=reason)
+            .returning(SessionRow.id, SessionRow.account_id, SessionRow.expires_at)
+            .cte("ended")
+        )
+        logged = select(cast(ended.c.account_id, String), ended.c.id, literal(reason), ended.c.expires_at)
+        columns = ["subject", "session_id", "reason", "ends_at"]
+        await transaction.execute(insert(Revocation).from_select(columns, logged, include_defaults=False))
+
+    async def denied(self, subject: str, jti: str, ends_at: datetime) -> None:
+        """Logs that an access token was revoked, which would have ended at a moment. Raises `Unavailable`."""
+        async with self.database.begin() as transaction:
+            transaction.add(Revocation(subject=subject, jti=jti, reason="revoked", ends_at=ends_at))
+
+    def note_roles(self, transaction: Transaction, account: UUID, remember: timedelta) -> None:
+        """Logs that the roles of an account are others now, in the transaction that decides it."""
+        ends_at = self.clock() + remember
+        transaction.add(Revocation(subject=str(account), reason="roles", ends_at=ends_at))
+
+    async def renewed(
+        self, session: bytes, amr: tuple[str, ...], authenticated_at: datetime, expires_at: datetime
+    ) -> None:
         """Notes how a session began anew, and its new end."""
         statement = update(SessionRow).where(SessionRow.id == UUID(bytes=session))
+        anew = {"amr": list(amr), "authenticated_at": authenticated_at, "used_at": authenticated_at}
         async with self.database.begin() as transaction:
-            await transaction.execute(statement.values(amr=list(amr), expires_at=expires_at))
+            await transaction.execute(statement.values(**anew, expires_at=expires_at))
+
+    def owe(self, session: bytes, reason: EndReason) -> None:
+        """Remembers an end that could not be noted just now, to be written by `settle`."""
+        if len(self._owed) < MOST_NOTES:
+            self._owed[session] = reason
+
+    def note_use(self, session: bytes, generation: int) -> None:
+        """Remembers that a session was rotated, to be written by `settle`: nobody waits for it."""
+        if len(self._uses) < MOST_NOTES or session in self._uses:
+            self._uses[session] = self.clock(), generation
+
+    async def settle(self) -> None:
+        """Writes what is owed, and what was noted of use, but no session's more than once an hour.
+
+        Raises `Unavailable`; what is not written is written the next time.
+        """
+        for session, reason in list(self._owed.items()):
+            await self.ended(session, reason)
+            del self._owed[session]
+        while self._uses:
+            batch = [(session, *self._uses[session]) for session in list(self._uses)[:NOTES_AT_ONCE]]
+            async with self.database.begin() as transaction:
+                await transaction.execute(_uses(batch))
+            for session, at, _ in batch:
+                if self._uses[session][0] == at:
+                    del self._uses[session]
 
     async def about(self, sessions: Sequence[bytes]) -> dict[bytes, SessionRow]:
         """What is written about some sessions, by their ids."""
@@ -105,3 +210,13 @@ class Journal:
         statement = select(SessionRow).where(SessionRow.account_id == account).order_by(SessionRow.opened_at.desc())
         async with self.database.begin() as transaction:
             return (await transaction.scalars(statement)).all()
+
+
+def _uses(batch: Sequence[tuple[bytes, datetime, int]]) -> Update:
+    columns = column("id", Uuid), column("at", DateTimeUTC(timezone=True)), column("generation", BigInteger)
+    noted = values(*columns, name="noted").data(
+        [(UUID(bytes=session), at, generation) for session, at, generation in batch]
+    )
+    is_news = SessionRow.used_at.is_(None) | (SessionRow.used_at < noted.c.at - USE_NOTED_EVERY)
+    statement = update(SessionRow).where(SessionRow.id == noted.c.id, is_news)
+    return statement.values(used_at=noted.c.at, generation=func.greatest(SessionRow.generation, noted.c.generation))

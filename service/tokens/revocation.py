@@ -1,6 +1,7 @@
 """Tokens that end before their time, at the word of the client that holds them (RFC 7009)."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from service.audit import Audit
 from service.clock import Clock
@@ -9,8 +10,9 @@ from service.errors import ServiceError
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens
 from service.tokens.clients import Client
+from service.tokens.replay import denial
 from service.tokens.session_facts import Ended, Held
-from service.tokens.sessions import Sessions, denial
+from service.tokens.sessions import Sessions
 
 CLOCKS_DIFFER = 60_000
 """Milliseconds for which a denial outlives its token: another worker's clock may be behind (ASVS 9.2.1)."""
@@ -49,7 +51,12 @@ class Revocation:
     async def _deny(self, claims: PersonClaims | ServiceClaims, client: Client) -> None:
         self._ensure_own(claims.client_id, client)
         left = claims.exp * 1000 - int(self.clock().timestamp() * 1000)
-        await self.store.run("deny", denial(claims.sub, claims.jti), max(left, 0) + CLOCKS_DIFFER)
+        remember = max(left, 0) + CLOCKS_DIFFER
+        ends_at = self.clock() + timedelta(milliseconds=remember)
+        try:
+            await self.store.run("deny", denial(claims.sub, claims.jti), remember)
+        finally:  # either store may be away: the other one knows it all the same, and the client asks again
+            await self.sessions.journal.denied(claims.sub, claims.jti, ends_at)
         self.audit.record("token.revoke", client=client.id, subject=claims.sub, jti=claims.jti)
 
     async def _end(self, held: Held, client: Client) -> None:

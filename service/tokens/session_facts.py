@@ -45,6 +45,13 @@ REASONS: dict[Ended, EndReason] = {
     Ended.ADMINISTRATOR: "administrator",
 }
 
+_ENDED: dict[str, Ended] = {reason: ended for ended, reason in REASONS.items()}
+
+
+def ended_for(reason: str) -> Ended:
+    """The mark in Redis that says most nearly what the journal says."""
+    return _ENDED.get(reason, Ended.ENDED)
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -60,12 +67,17 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session just opened, for the journal; `roles` are in force, `evicted` the sessions that had to go for it."""
+    """A session just opened, for the journal; `roles` are in force, `evicted` the sessions that had to go for it.
+
+    `granted` is the scope of the session, that of its first token may be less.
+    """
 
     grant: Grant
     session: bytes
     salt: bytes
+    granted: str
     opened_at: datetime
+    authenticated_at: datetime
     expires_at: datetime
     roles: tuple[str, ...]
     evicted: tuple[bytes, ...]
@@ -76,6 +88,7 @@ class Renewed:
     """A session that began anew, and its new end."""
 
     grant: Grant
+    authenticated_at: datetime
     expires_at: datetime
 
 

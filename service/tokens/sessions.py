@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 from uuid import UUID
 
 import structlog
@@ -18,11 +18,13 @@ from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens, Holder
 from service.tokens.clients import Client, Clients
+from service.tokens.healing import Healing
 from service.tokens.journal import EndReason, Journal
+from service.tokens.recall import Kept
 from service.tokens.refresh import RefreshToken, RefreshTokens, public_id, secret_id_of
 from service.tokens.scopes import in_force
 from service.tokens.session_facts import Ended, Grant, Held, HeldLive, LiveSession, Opened, Renewed
-from service.tokens.verified import Verified, generation_of
+from service.tokens.verified import generation_of
 
 log = structlog.get_logger("vestibule.sessions")
 
@@ -31,8 +33,6 @@ RECORD_HEAD = 42
 RECORD_TAIL = RECORD_HEAD + SALT_BYTES
 TOMBSTONE = 86_400_000
 DAY = 86_400_000
-USE_NOTED_EVERY = 60_000
-"""Milliseconds: `last seen` is good to a minute, and a busy session costs no write at each request."""
 REFUSED = {"unknown", "foreign", "revoked", "expired", "reused"}
 
 
@@ -57,6 +57,7 @@ class Sessions:
     access_tokens: AccessTokens
     clients: Clients
     journal: Journal
+    healing: Healing
     audit: Audit
     settings: Settings
 
@@ -99,7 +100,17 @@ class Sessions:
         )
         refresh_token = self.refresh_tokens.make(account, secret_id, 0, salt)
         grant = self._grant(holder, refresh_token, int(absolute) - int(created))
-        return Opened(grant, holder.session, salt, now, _moment(absolute), roles, tuple(evicted))
+        return Opened(
+            grant=grant,
+            session=holder.session,
+            salt=salt,
+            granted=" ".join(registered.scopes),
+            opened_at=now,
+            authenticated_at=now - proved_ago,
+            expires_at=_moment(absolute),
+            roles=roles,
+            evicted=tuple(evicted),
+        )
 
     def everything(self, in_force: tuple[str, ...]) -> Aim:
         """The aim of who asks for nothing: our own audience, with all that means something to it."""
@@ -126,50 +137,53 @@ class Sessions:
                 raise
             # A token that is not good any more is refused for that, and a replay is one whatever else is wrong.
             aim, refusal = self.everything(allowed), refused
-        answer = await self.store.run(
-            "rotate",
-            _key(token.account),
-            token.session,
-            token.generation,
-            client,
-            _milliseconds(self.settings.rotation_grace),
-            _milliseconds(self.settings.lost_answer_window),
-            self._idle(registered),
-        )
+        answer = await self._rotated(token, registered)
+        if answer[0] == b"unknown" and await self.healing.restore(token.session):  # lost since it was looked at
+            answer = await self._rotated(token, registered)
         outcome = answer[0].decode()
         metrics.refreshed(outcome)
-        _same(answer[1], token.session)
         if outcome in REFUSED:
             await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004
         self._record("session.refresh", outcome, token, client)
+        self.journal.note_use(token.session, int(answer[2]))
         if refusal is not None:
             raise refusal
         return self._successor(held, registered, aim, answer)
 
-    async def roles_while_live(self, token: Verified) -> bytes | None:
-        """The account's roles of this moment, separated by spaces, when a person's token and its session live, else
-        None. One round trip. Whether its client may act is asked elsewhere.
-        """
-        claims, session = token.claims, token.session or b""
-        keys = f"sessions:{{{claims.sub}}}", denial(claims.sub, claims.jti)
-        answer = await self.store.run("inspect", keys, session, token.generation, USE_NOTED_EVERY)
-        _same(answer[1], session)
-        return cast("bytes", answer[2]) if answer[0] == b"live" else None
+    async def _rotated(self, token: RefreshToken, client: Client) -> list[Any]:
+        answer: list[Any] = await self.store.run(
+            "rotate",
+            _key(token.account),
+            token.session,
+            token.generation,
+            client.id,
+            _milliseconds(self.settings.rotation_grace),
+            _milliseconds(self.settings.lost_answer_window),
+            self._idle(client),
+        )
+        _same(answer[1], token.session)
+        return answer
 
     async def close(self, presented: str) -> None:
         """Ends the session of a refresh token of any generation; nothing happens for a token that is not ours.
 
         Redis decides, so it comes first; done when the journal has it too. Raises `Unavailable` until then.
         """
-        held = await self.held(presented)
+        try:
+            held = await self.held(presented)
+        except Unavailable:
+            await self._close_in_journal(presented, Ended.LOGOUT)
+            raise
         if held is not None:
             await self.close_held(held, Ended.LOGOUT)
 
     async def close_held(self, held: Held, why: Ended) -> None:
         """The same, for a token that was looked at."""
         token = held.token
-        answer = await self.store.run("close", _key(token.account), token.session, int(why), held.client)
-        await self.journal.ended(token.session, why.reason)
+        try:
+            answer = await self.store.run("close", _key(token.account), token.session, int(why), held.client)
+        finally:  # what Redis does not hear now it is told by the replay
+            await self.journal.ended(token.session, why.reason)
         self._record("session.close", answer[0].decode(), token, client=held.client)
 
     async def held(self, presented: str) -> Held | None:
@@ -178,10 +192,14 @@ class Sessions:
         if token is None:
             return None
         record, roles = await self.store.fields_of(_key(token.account), token.session, "r")
-        if record is None or not self.refresh_tokens.proves(token, salt := record[RECORD_HEAD:RECORD_TAIL]):
-            return None
-        client, granted, _ = record[RECORD_TAIL:].decode().split("\n")
-        return Held(token, salt, client, tuple(granted.split()), tuple((roles or b"").decode().split()))
+        if record is None:
+            kept = await self.healing.restore(token.session)
+            held = _held_by_journal(token, kept) if kept is not None and kept.account == token.account else None
+        else:
+            client, granted, _ = record[RECORD_TAIL:].decode().split("\n")
+            salt = record[RECORD_HEAD:RECORD_TAIL]
+            held = Held(token, salt, client, tuple(granted.split()), tuple((roles or b"").decode().split()))
+        return held if held is not None and self.refresh_tokens.proves(token, held.salt) else None
 
     async def held_live(self, presented: str, client: str) -> HeldLive | None:
         """A refresh token of this client, if it would be taken now; looking at it changes nothing."""
@@ -197,9 +215,9 @@ class Sessions:
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
         """Why a session that was opened just now has ended again; None while it lives."""
-        record = await self.store.field(_key(account), session)
+        record, newest = await self.store.fields_of(_key(account), session, "n")
         if record is None:
-            return "evicted"
+            return "evicted" if newest is not None else None  # nothing at all: Redis was emptied meanwhile
         return Ended(record[RECORD_HEAD - 1]).reason if record[RECORD_HEAD - 1] else None
 
     async def discard(self, account: UUID, session: bytes) -> None:
@@ -242,13 +260,17 @@ class Sessions:
             signed_in_at=_moment(authenticated),
         )
         refresh_token = self.refresh_tokens.make(account, secret_id_of(salt), holder.generation, salt)
-        return Renewed(self._grant(holder, refresh_token, int(absolute) - int(authenticated)), _moment(absolute))
+        grant = self._grant(holder, refresh_token, int(absolute) - int(authenticated))
+        return Renewed(grant, _moment(authenticated), _moment(absolute))
 
     async def live(self, account: UUID) -> list[LiveSession]:
         """The sessions of an account that live, in no order."""
+        listed = await self.store.run("list", _key(account))
+        if await self.healing.restore_all(account, {sid for sid, *_ in listed}):
+            listed = await self.store.run("list", _key(account))
         return [
             LiveSession(sid, _moment(created), _moment(used), _moment(absolute), client.decode())
-            for sid, created, used, absolute, client in await self.store.run("list", _key(account))
+            for sid, created, used, absolute, client in listed
         ]
 
     async def end(self, account: UUID, session: bytes, why: Ended = Ended.ENDED) -> str:
@@ -320,6 +342,7 @@ class Sessions:
             await self.journal.ended(token.session, ended.reason)
         except Unavailable as error:
             log.warning("the end of a session is not in the journal yet", reason=error.reason)
+            self.journal.owe(token.session, ended.reason)
 
     def _successor(self, held: Held, client: Client, aim: Aim, answer: list[Any]) -> Grant:
         _, _, generation, authenticated, absolute, detail, roles_now = answer
@@ -349,6 +372,14 @@ class Sessions:
             refresh_expires_in=max(milliseconds_left // 1000, 0),
         )
 
+    async def _close_in_journal(self, presented: str, why: Ended) -> None:
+        """While Redis is away: the end stands in the journal, and Redis is told when it is back."""
+        token = self.refresh_tokens.read(presented)
+        kept = await self.healing.recall.of(token.session) if token is not None else None
+        if token is not None and kept is not None and self.refresh_tokens.proves(token, kept.salt):
+            await self.journal.ended(token.session, why.reason)
+            self._record("session.close", "in_journal", token, client=kept.client)
+
     def _record(self, event: str, outcome: str, token: RefreshToken, client: str | None) -> None:
         session = str(UUID(bytes=token.session))
         self.audit.record(
@@ -356,9 +387,8 @@ class Sessions:
         )
 
 
-def denial(subject: str, jti: str) -> str:
-    """The key that stands while one access token is revoked; in the slot of its account."""
-    return f"denied:{{{subject}}}:{jti}"
+def _held_by_journal(token: RefreshToken, kept: Kept) -> Held:
+    return Held(token, kept.salt, kept.client, tuple(kept.granted.split()), kept.roles)
 
 
 def _key(account: UUID) -> str:

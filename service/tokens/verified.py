@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from service import metrics
 from service.crypto.keyring import Keyring
 from service.crypto.opaque import from_base64url
 from service.crypto.signer import PersonClaims, ServiceClaims, Signer
@@ -49,8 +50,6 @@ class VerifiedTokens:
         self._most = most
         self._known: OrderedDict[bytes, Verified] = OrderedDict()
         self._keyring: Keyring | None = None
-        self.hits = 0
-        self.misses = 0
 
     def find(self, token: str, keyring: Keyring, now: datetime) -> Verified | None:
         """A token of ours, whole and in its time, for whomever it is; None for every doubt. Raises `Unavailable`."""
@@ -60,9 +59,9 @@ class VerifiedTokens:
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._known.get(digest)
         if known is None:
-            self.misses += 1
+            metrics.looked_up("miss")
             return self._checked(token, digest, keyring, now)
-        self.hits += 1
+        metrics.looked_up("hit")
         if known.claims.exp <= now.timestamp():
             del self._known[digest]
             return None

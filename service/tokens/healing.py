@@ -1,0 +1,120 @@
+"""Whether a session lives, whatever state Redis is in: empty, old, or away.
+
+Redis is asked first. What it does not know is looked for in the journal and brought back; while it is away the journal
+answers by itself. What is known to have been revoked lately (`replay.py`) is dead whatever Redis says.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from service import metrics
+from service.clock import Clock
+from service.crypto.signer import PersonClaims, ServiceClaims
+from service.errors import Unavailable
+from service.settings import Settings
+from service.store.redis import RedisStore
+from service.tokens.clients import Clients
+from service.tokens.recall import Kept, Recall
+from service.tokens.replay import Overlay, denial
+from service.tokens.verified import Verified
+
+USE_NOTED_EVERY = 60_000
+"""Milliseconds: `last seen` is good to a minute, and a busy session costs no write at each request."""
+DAY = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """Answers, and brings sessions back. Raises `Unavailable` only where neither store can tell."""
+
+    store: RedisStore
+    recall: Recall
+    overlay: Overlay
+    clients: Clients
+    settings: Settings
+    clock: Clock
+
+    async def roles_while_live(self, token: Verified) -> bytes | None:
+        """The account's roles of this moment, separated by spaces, when a person's token and its session live, else
+        None. One round trip. Whether its client may act is asked elsewhere.
+        """
+        claims, session = token.claims, token.session or b""
+        if session in self.overlay.sessions or claims.jti in self.overlay.tokens:
+            return None
+        try:
+            answer = await self._inspected(claims, session, token.generation)
+            if answer[0] == b"unknown" and await self.restore(session):
+                answer = await self._inspected(claims, session, token.generation)
+        except Unavailable:
+            return await self._roles_from_journal(claims, session)
+        return bytes(answer[2]) if answer[0] == b"live" else None
+
+    async def is_denied(self, claims: ServiceClaims) -> bool:
+        """Whether a token by which a service speaks for itself was revoked."""
+        if claims.jti in self.overlay.tokens:
+            return True
+        try:
+            return await self.store.exists(denial(claims.sub, claims.jti))
+        except Unavailable:
+            is_denied = await self.recall.is_denied(claims.jti)
+            metrics.answered_from_journal()
+            return is_denied
+
+    async def restore(self, session: bytes) -> Kept | None:
+        """Brings a session back that Redis does not know, None when the journal does not know it to live either.
+
+        Raises `Unavailable`: a session that is not found must not be taken for one that has ended.
+        """
+        kept = await self._living(session)
+        if kept is not None and await self._write(kept):
+            metrics.restored()
+        return kept
+
+    async def restore_all(self, account: UUID, known: set[bytes]) -> bool:
+        """Brings back every session of an account that the journal knows and Redis does not; whether there were any."""
+        missing = [kept for kept in await self.recall.of_account(account) if kept.session not in known]
+        written = [await self._write(kept) for kept in missing if self._idle_end(kept) > self.clock()]
+        return any(written)
+
+    async def _inspected(self, claims: PersonClaims | ServiceClaims, session: bytes, generation: int) -> Any:
+        keys = f"sessions:{{{claims.sub}}}", denial(claims.sub, claims.jti)
+        answer = await self.store.run("inspect", keys, session, generation, USE_NOTED_EVERY)
+        if answer[1] != session:  # a connection that mixed up answers must not pass
+            raise Unavailable("the store answered about another session")
+        return answer
+
+    async def _roles_from_journal(self, claims: PersonClaims | ServiceClaims, session: bytes) -> bytes | None:
+        kept = await self._living(session)
+        is_live = kept is not None and not await self.recall.is_denied(claims.jti)
+        metrics.answered_from_journal()
+        return " ".join(kept.roles).encode() if kept is not None and is_live else None
+
+    async def _living(self, session: bytes) -> Kept | None:
+        kept = await self.recall.of(session)
+        return kept if kept is not None and self._idle_end(kept) > self.clock() else None
+
+    def _idle_end(self, kept: Kept) -> datetime:
+        client = self.clients.enabled(kept.client)
+        shorter = (
+            timedelta(seconds=client.session_idle) if client and client.session_idle else self.settings.session_idle
+        )
+        return kept.idle_end(min(shorter, self.settings.session_idle))
+
+    async def _write(self, kept: Kept) -> bool:
+        moments = kept.opened_at, kept.authenticated_at, kept.used_at, kept.expires_at, self._idle_end(kept)
+        return bool(
+            await self.store.run(
+                "restore",
+                f"sessions:{{{kept.account}}}",
+                kept.session,
+                *(round(moment.timestamp() * 1000) for moment in moments),
+                kept.generation,
+                kept.salt,
+                kept.client,
+                f"{kept.granted}\n{' '.join(kept.amr)}",
+                " ".join(kept.roles),
+                DAY,
+            )
+        )

@@ -1,0 +1,165 @@
+"""What the journal knows of sessions and tokens, for whoever cannot ask Redis or finds nothing there.
+
+Many may ask at once, exactly when something is wrong already: so look-ups wait for each other and go out a batch at a
+time, over one connection, and there is an end to how many wait and to how long they do. While PostgreSQL does not
+answer either, nobody waits at all.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Uuid, column, func, literal, select, table
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+
+from service import background
+from service.clock import Clock
+from service.errors import Unavailable
+from service.store.postgres import Database
+from service.tokens.journal import Revocation, SessionRow
+
+PATIENCE = 0.4
+"""Seconds for which a request waits for the journal."""
+AT_ONCE = 500
+"""Sessions of one query."""
+MOST_WAITING = 5000
+MOST_DEAD = 20_000
+PAUSE = 0.5
+"""Seconds for which PostgreSQL is not asked again after it did not answer."""
+
+SESSIONS = SessionRow.__table__
+ACCOUNTS = table("accounts", column("id", Uuid()), column("roles", ARRAY(TEXT)), column("disabled_at"))
+KEPT = select(SESSIONS, ACCOUNTS.c.roles, ACCOUNTS.c.disabled_at).join(ACCOUNTS, ACCOUNTS.c.id == SESSIONS.c.account_id)
+"""Every look-up asks the account too: who is disabled has no session, and roles are those of this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A session as the journal has it. `used_at` may be an hour behind, `generation` a few rotations."""
+
+    session: bytes
+    account: UUID
+    client: str
+    salt: bytes
+    granted: str
+    amr: tuple[str, ...]
+    roles: tuple[str, ...]
+    opened_at: datetime
+    authenticated_at: datetime
+    used_at: datetime
+    expires_at: datetime
+    generation: int
+    has_ended: bool
+
+    def idle_end(self, idle: timedelta) -> datetime:
+        """When it ends unless it is used."""
+        return min(self.used_at + idle, self.expires_at)
+
+
+@dataclass(slots=True)
+class Recall:
+    """Point look-ups. Raises `Unavailable` where the journal does not answer soon."""
+
+    database: Database
+    clock: Clock
+    _wanted: dict[bytes, asyncio.Future[Kept | None]] = field(default_factory=dict)
+    _dead: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    _task: asyncio.Task[None] | None = None
+    _failed_at: float = float("-inf")
+
+    async def of(self, session: bytes) -> Kept | None:
+        """A session that has neither ended nor reached its end; None for any other, for good."""
+        if session in self._dead:
+            return None
+        kept = await self._asked(session)
+        if kept is None or kept.has_ended:
+            self._bury(session)
+            return None
+        return kept if kept.expires_at > self.clock() else None
+
+    async def of_account(self, account: UUID) -> list[Kept]:
+        """Every session of an account that has neither ended nor reached its end."""
+        async with self.database.begin() as transaction:
+            found = [_kept(row) for row in await transaction.execute(KEPT.where(SESSIONS.c.account_id == account))]
+        return [kept for kept in found if not kept.has_ended and kept.expires_at > self.clock()]
+
+    async def is_denied(self, jti: str) -> bool:
+        """Whether an access token was revoked by itself."""
+        if asyncio.get_running_loop().time() < self._failed_at + PAUSE:
+            raise Unavailable("the journal does not answer")
+        statement = select(Revocation.id).where(Revocation.jti == jti).limit(1)
+        async with self.database.begin() as transaction:
+            return await transaction.scalar(statement) is not None
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        await background.end(self._task)
+
+    def _bury(self, session: bytes) -> None:
+        self._dead[session] = None
+        if len(self._dead) > MOST_DEAD:
+            self._dead.popitem(last=False)
+
+    async def _asked(self, session: bytes) -> Kept | None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._failed_at + PAUSE or len(self._wanted) >= MOST_WAITING:
+            raise Unavailable("the journal does not answer, or too many ask it")
+        answer = self._wanted.get(session)
+        if answer is None:
+            answer = self._wanted[session] = loop.create_future()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._look(), name="recall")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            raise Unavailable("the journal takes too long") from None
+
+    async def _look(self) -> None:
+        while self._wanted:
+            batch = {session: self._wanted[session] for session in list(self._wanted)[:AT_ONCE]}
+            self._wanted = {session: self._wanted[session] for session in self._wanted if session not in batch}
+            try:
+                found = await self._read(list(batch))
+            except Unavailable as error:
+                self._failed_at = asyncio.get_running_loop().time()
+                self._refuse({**batch, **self._wanted}, error)
+                self._wanted = {}
+                return
+            for session, answer in batch.items():
+                if not answer.done():
+                    answer.set_result(found.get(session))
+
+    def _refuse(self, waiting: dict[bytes, asyncio.Future[Kept | None]], error: Unavailable) -> None:
+        for answer in waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # everybody may have left
+
+    async def _read(self, sessions: Sequence[bytes]) -> dict[bytes, Kept]:
+        ids = [UUID(bytes=session) for session in sessions]
+        async with self.database.begin() as transaction:
+            rows = await transaction.execute(KEPT.where(SESSIONS.c.id == func.any(literal(ids, ARRAY(Uuid())))))
+            return {kept.session: kept for kept in map(_kept, rows)}
+
+
+def _kept(row: Row[Any]) -> Kept:
+    return Kept(
+        session=row.id.bytes,
+        account=row.account_id,
+        client=row.client_id,
+        salt=row.salt,
+        granted=row.scope if row.granted is None else row.granted,
+        amr=tuple(row.amr),
+        roles=tuple(row.roles),
+        opened_at=row.opened_at,
+        authenticated_at=row.authenticated_at or row.opened_at,
+        used_at=row.used_at or row.opened_at,
+        expires_at=row.expires_at,
+        generation=row.generation,
+        has_ended=row.ended_at is not None or row.disabled_at is not None,
+    )
