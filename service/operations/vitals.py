@@ -45,8 +45,7 @@ class Vitals:
     async def look(self) -> None:
         """Sets every gauge once, within 2.5 seconds; what does not answer by then is down."""
         self._within()
-        looks = (self._redis, self._server_of_redis, self._postgres, self._mails)
-        await asyncio.gather(*(self._bounded(look) for look in looks))
+        await asyncio.gather(self._bounded(self._redis), self._bounded(self._postgres))
 
     def start(self) -> None:
         """Begins to look and to flush."""
@@ -108,20 +107,20 @@ class Vitals:
         metrics.redis_up.set(is_up := await _answers(self._time_of_redis()))
         if is_up:
             metrics.redis_seconds.set(time.perf_counter() - started)
+            info = await self.store.info()
+            metrics.redis_evicted.set(int(info.get("evicted_keys", 0)))
+            metrics.redis_policy_wrong.set(info.get("maxmemory_policy", KEEPS_EVERYTHING) != KEEPS_EVERYTHING)
 
     async def _time_of_redis(self) -> None:
         self._skew("redis", await self.store.time())
 
-    async def _server_of_redis(self) -> None:
-        info = await self.store.info()
-        metrics.redis_evicted.set(int(info.get("evicted_keys", 0)))
-        metrics.redis_policy_wrong.set(info.get("maxmemory_policy", KEEPS_EVERYTHING) != KEEPS_EVERYTHING)
-
     async def _postgres(self) -> None:
+        """One connection at a time: the pool is for requests."""
         started = time.perf_counter()
         metrics.postgres_up.set(is_up := await _answers(self._time_of_postgres()))
         if is_up:
             metrics.postgres_seconds.set(time.perf_counter() - started)
+            await self._mails()
 
     async def _time_of_postgres(self) -> None:
         self._skew("postgres", await self.database.time())

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 from litestar import Litestar
-from sqlalchemy import delete
+from sqlalchemy import delete, text
 
 from service import metrics
 from service.cli.metrics_port import metrics_served
@@ -29,6 +29,7 @@ from service.mail.message import NoTransport
 from service.mail.outbox import OutboxRow
 from service.setting_values import Secret
 from service.settings import load
+from service.store.postgres import PoolState
 from service.wiring import Services, build
 from tests.conftest import Introspector, Outbox, Person, root_key, sign_up
 from tests.deeds import WRONG, sign_in
@@ -205,6 +206,20 @@ async def test_a_look_tells_of_stores_keys_and_clocks(services: Services) -> Non
         assert page.value(f"vestibule_{name}") > 0
 
 
+async def test_who_waits_for_a_connection_is_told(environ: dict[str, str]) -> None:
+    services = build(load({**environ, "VESTIBULE_DATABASE_POOL": "1"}), mail=lambda _: NoTransport())
+    async with services.database.begin() as transaction:
+        await transaction.execute(text("SELECT 1"))
+        second = asyncio.create_task(services.database.ping())
+        async with asyncio.timeout(10):
+            while not services.database.pool.waiting:  # noqa: ASYNC110  a pool has no event for it
+                await asyncio.sleep(0)
+        assert services.database.pool == PoolState(size=1, in_use=1, waiting=1)
+    await second
+    assert services.database.pool == PoolState(size=1, in_use=0, waiting=0)
+    await services.close()
+
+
 async def test_a_turn_of_keys_is_awaited_as_long_as_the_settings_say(services: Services) -> None:
     keys, now = services.signing_keys, services.clock()
     due = msgspec.structs.replace(services.settings, key_rotation=timedelta(days=90))
@@ -233,8 +248,8 @@ async def test_names_and_labels_are_these_and_values_are_ours(
     ours = {route.path_format for route in app.routes} | {"<unmatched>", PREFLIGHT}
     assert {dict(one)["route"] for one in page.labels("vestibule_requests")} <= ours
     secret = (person.email, person.nickname, person.password, person.access_token, person.refresh_token)
-    for text in (*secret, introspector.client_id, introspector.secret, "@", "eyJ", "vrt_", "2001:db8"):
-        assert text not in page.text
+    for told in (*secret, introspector.client_id, introspector.secret, "@", "eyJ", "vrt_", "2001:db8"):
+        assert told not in page.text
 
 
 async def test_what_strangers_make_up_makes_no_labels(http: httpx.AsyncClient) -> None:
