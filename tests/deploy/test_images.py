@@ -173,10 +173,11 @@ def test_what_the_image_gets_starts_by_itself_and_writes_nothing(tmp_path: Path)
     packages = made / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     shutil.copytree(ROOT / "service", packages / "service", ignore=shutil.ignore_patterns("__pycache__"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    compiling = [made / "bin/python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run([*compiling, packages / "service"], check=True, timeout=60)
+    compiling = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(packages / "service")]
+    subprocess.run([made / "bin/python", *compiling], check=True, timeout=60)
     before = sorted(tmp_path.rglob("*"))
-    start = f"import service; assert service.__file__.startswith({str(packages)!r}); from service.cli.main import main; main()"
+    where = f"import service; assert service.__file__.startswith({str(packages)!r})"
+    start = f"{where}; from service.cli.main import main; main()"
     ran = subprocess.run(
         [made / "bin/python", "-c", start, "keys", "generate"],
         cwd="/",
