@@ -62,6 +62,10 @@ lock:
 compose-env:
     uv run deploy/compose_env.py
 
+# build the container image and run it as in production (minutes, with docker or podman)
+image-test *arguments:
+    uv run pytest -n 0 tests/deploy/image_check.py "$@"
+
 # build the container image
 image tag="vestibule:dev":
     docker build -f Containerfile -t {{ tag }} .

@@ -144,7 +144,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A body may follow, which the application bounds, and the framing of its chunks."""
-        if self._is_offer():
+        if self.parser.should_upgrade() and self._is_offer():
             return
         self._unread, self._stage, self.since = -CHUNK_FRAMING, "body", None
         super().on_headers_complete()
@@ -156,8 +156,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The next bytes begin a head again."""
-        if self._is_offer():
-            return
+        if self._stage == "head":
+            return  # an offer, whose head comes once more
         self._unread, self._stage, self.since = 0, "whole", None
         super().on_message_complete()
 

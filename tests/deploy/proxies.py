@@ -31,6 +31,8 @@ EXAMPLES = Path(__file__).parents[2] / "deploy" / "reverse-proxy"
 CERTIFICATE, KEY = "/etc/ssl/example.com.pem", "/etc/ssl/private/example.com.key"
 """Where the examples look for them."""
 VESTIBULE, APPLICATION = "127.0.0.1:8000", "127.0.0.1:9000"
+NGINX_MAIN = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+"""In the foreground, as whoever may write to the folders of the tests."""
 STARTS = 15
 """Seconds, on a busy machine."""
 

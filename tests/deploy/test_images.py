@@ -1,12 +1,20 @@
 """The image and the compose file: nothing unpinned, nothing privileged, nothing secret."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -137,7 +145,126 @@ def test_the_image_needs_nothing_but_tmp_to_write_to() -> None:
     assert {"PYTHONDONTWRITEBYTECODE=1", "HOME=/tmp"} <= set(environment.split())
 
 
+def test_the_linter_of_images_is_content() -> None:
+    linted = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), ROOT / "Containerfile"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (linted.returncode, linted.stdout) == (0, "")
+
+
+def test_the_lock_of_the_image_has_every_dependency_with_its_hashes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(
+        re.findall(r"^([\w.-]+)==[^\\]*\\\n((?:    --hash=sha256:[0-9a-f]{64}[ \\]*\n)+)", lock, flags=re.MULTILINE)
+    )
+    for wanted in project["dependencies"]:
+        assert re.split(r"[\[<>=;]", wanted)[0] in locked
+    assert len(locked) == len(re.findall(r"^[\w.-]+==", lock, flags=re.MULTILINE))
+
+
+def test_what_the_image_gets_starts_by_itself_and_writes_nothing(tmp_path: Path) -> None:
+    """The steps of the Containerfile without its base and its downloads: the dependencies are those of the tests."""
+    made = tmp_path / "opt"
+    venv.create(made, symlinks=True)
+    packages = made / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    shutil.copytree(ROOT / "service", packages / "service", ignore=shutil.ignore_patterns("__pycache__"))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    compiling = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(packages / "service")]
+    subprocess.run([made / "bin/python", *compiling], check=True, timeout=60)
+    before = sorted(tmp_path.rglob("*"))
+    where = f"import service; assert service.__file__.startswith({str(packages)!r})"
+    start = f"{where}; from service.cli.main import main; main()"
+    ran = subprocess.run(
+        [made / "bin/python", "-c", start, "keys", "generate"],
+        cwd="/",
+        env={"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert sorted(tmp_path.rglob("*")) == before
+    missing = {path.suffix for path in (ROOT / "service").rglob("*") if path.is_file()} - {".pyc"}
+    assert missing <= {path.suffix for path in (packages / "service").rglob("*")}
+
+
 # Compose
+
+
+WORDS = {"type": "array", "items": {"type": "string"}}
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+DURATION = {"type": "string", "pattern": r"^(\d+(ms|s|m|h))+$"}
+CONDITIONS = ["service_started", "service_healthy", "service_completed_successfully"]
+PART = {
+    "type": "object",
+    "required": ["image"],
+    "additionalProperties": False,
+    "properties": {
+        "image": {"type": "string"},
+        "build": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"context": {"type": "string"}, "dockerfile": {"type": "string"}},
+        },
+        "command": WORDS,
+        "environment": TEXTS,
+        "depends_on": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["condition"],
+                "additionalProperties": False,
+                "properties": {"condition": {"enum": CONDITIONS}},
+            },
+        },
+        "ports": WORDS,
+        "volumes": WORDS,
+        "tmpfs": WORDS,
+        "cap_drop": WORDS,
+        "security_opt": WORDS,
+        "read_only": {"type": "boolean"},
+        "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+        "stop_grace_period": DURATION,
+        "healthcheck": {
+            "type": "object",
+            "required": ["test"],
+            "additionalProperties": False,
+            "properties": {
+                "test": {**WORDS, "prefixItems": [{"enum": ["CMD", "CMD-SHELL"]}]},
+                "interval": DURATION,
+                "timeout": DURATION,
+                "retries": {"type": "integer"},
+            },
+        },
+    },
+}
+COMPOSE = {
+    "type": "object",
+    "required": ["services"],
+    "additionalProperties": False,
+    "patternProperties": {"^x-": {}},
+    "properties": {
+        "name": {"type": "string"},
+        "services": {"type": "object", "additionalProperties": PART},
+        "volumes": {"type": "object", "additionalProperties": {"type": "null"}},
+    },
+}
+"""As much of the Compose Specification as the file uses: a new word is looked up there before it is added here."""
+
+
+def test_compose_says_nothing_that_the_specification_does_not_know() -> None:
+    jsonschema.Draft202012Validator(COMPOSE).validate(compose())
+
+
+def test_everything_that_compose_waits_for_or_mounts_exists() -> None:
+    for part in compose()["services"].values():
+        assert set(part.get("depends_on", {})) <= compose()["services"].keys()
+        assert {volume.partition(":")[0] for volume in part.get("volumes", [])} <= compose()["volumes"].keys()
 
 
 @pytest.mark.parametrize("name", compose()["services"])

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 import service
+from service.connections import SWEEP
+from service.server import KEEP_ALIVE
 from service.settings import Settings, load
 
 Resource = dict[str, Any]
@@ -26,6 +28,8 @@ CLUSTER_WIDE = {"Namespace"}
 DNS, POSTGRES, REDIS, SUBMISSION = 53, 5432, 6379, {465, 587}
 POSTGRES_CONNECTIONS = 100 - 3
 """PostgreSQL's default `max_connections`, less the ones kept for its administrator."""
+INGRESS_KEEPS = 60
+"""Seconds that ingress-nginx and HAProxy keep idle connections to servers, or less, unless told otherwise."""
 STORES_CLOSE = 5
 """Seconds the service may need to close its stores after the last request."""
 
@@ -152,6 +156,25 @@ def test_no_manifest_is_forgotten_by_the_kustomization() -> None:
     assert {*listed, "kustomization.yaml"} == {path.name for path in BASE.iterdir()}
 
 
+def test_every_resource_has_a_version_that_stays() -> None:
+    """The schemas do not know what a cluster has removed."""
+    assert {resource["apiVersion"] for resource in base()} == {
+        "v1",
+        "apps/v1",
+        "batch/v1",
+        "policy/v1",
+        "autoscaling/v2",
+        "networking.k8s.io/v1",
+    }
+
+
+def test_a_misspelt_field_does_not_fit_the_schema() -> None:
+    misspelt = yaml.safe_load(yaml.safe_dump(the("Deployment")))
+    misspelt["spec"]["minReadySecond"] = misspelt["spec"].pop("minReadySeconds")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(misspelt, SCHEMA, strict=True)
+
+
 # What leads where
 
 
@@ -248,6 +271,24 @@ def test_the_drain_outlasts_two_failed_readiness_probes() -> None:
     """Also balancers that look at readiness, and not at the endpoints, must have let go when the listener closes."""
     probe = server()["readinessProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] < running().drain.total_seconds()
+
+
+def test_idle_connections_outlive_those_that_an_ingress_keeps() -> None:
+    """Else a request meets a connection that is just being closed, and its client reads 502."""
+    assert KEEP_ALIVE > INGRESS_KEEPS
+
+
+def test_a_body_that_stops_ends_before_its_request_is_cancelled() -> None:
+    """`connections.py` gives it half of the grace, and counts to within two seconds."""
+    grace = running().shutdown_grace.total_seconds()
+    assert grace / 2 + 2 * SWEEP < grace
+
+
+def test_the_autoscaler_adds_at_once_and_takes_away_one_at_a_time() -> None:
+    behavior = the("HorizontalPodAutoscaler")["spec"]["behavior"]
+    assert behavior["scaleUp"].get("stabilizationWindowSeconds", 0) == 0
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
+    assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 60}]
 
 
 def test_all_servers_together_stay_below_the_connections_of_postgresql() -> None:

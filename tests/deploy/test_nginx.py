@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +22,7 @@ from tests.deploy.proxies import (
     CERTIFICATE,
     EXAMPLES,
     KEY,
+    NGINX_MAIN,
     VESTIBULE,
     Answering,
     Application,
@@ -42,8 +42,6 @@ NJS = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 if NGINX is None or not NJS.exists():
     pytest.skip("nginx with njs (nginx-light, libnginx-mod-http-js) is not installed", allow_module_level=True)
 
-MAIN = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
-"""In the foreground, as whoever may write to the folders of the tests."""
 FORGED = {"X-Auth-Subject": "somebody-else", "X-Auth-Scope": "all", "X-Auth-Roles": "admin", "x_auth_subject": "me"}
 
 
@@ -93,7 +91,7 @@ def house(
             }
             written = example("nginx.conf", folder, {**elsewhere, **places})
             shutil.copy(EXAMPLES / "introspect.js", folder)
-            command = [str(NGINX), "-p", str(folder), "-e", "stderr", "-c", str(written), "-g", MAIN]
+            command = [str(NGINX), "-p", str(folder), "-e", "stderr", "-c", str(written), "-g", NGINX_MAIN]
             with running(command, port, folder / "log", environment if environ is None else environ):
                 yield port
 

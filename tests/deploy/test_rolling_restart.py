@@ -7,9 +7,6 @@ Kubernetes tells its nodes. Each of its clients connects anew, since a reload of
 import asyncio
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,10 +19,10 @@ import pytest
 from litestar import Litestar
 
 from service.wiring import Services
-from tests.cli.test_production import PROJECT, comes_true
+from tests.cli.test_production import comes_true
 from tests.conftest import Introspector, Outbox, Person, browser, sign_up
-from tests.deploy.proxies import binary, free_port, running
-from tests.deploy.test_nginx import MAIN
+from tests.deploy.instances import Instance, instance
+from tests.deploy.proxies import NGINX_MAIN, binary, free_port, running
 
 HAPROXY, NGINX = binary("haproxy"), binary("nginx")
 if HAPROXY is None or NGINX is None:
@@ -82,47 +79,6 @@ http {{
 """
 
 
-@dataclass(frozen=True)
-class Instance:
-    """A process of `vestibule serve`."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-    log: Path
-
-    async def ready(self) -> None:
-        """Waits for it."""
-        await asyncio.to_thread(comes_true, lambda: self.process.poll() is not None or self._is_ready(), 40)
-        assert self.process.poll() is None, self.log.read_text()
-        assert self._is_ready()
-
-    def _is_ready(self) -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    async def end(self) -> float:
-        """Waits for it; how many seconds it took."""
-        started = time.monotonic()
-        await asyncio.to_thread(self.process.wait, 40)
-        return time.monotonic() - started
-
-
-@contextmanager
-def instance(environ: Mapping[str, str], port: int, log: Path) -> Iterator[Instance]:
-    """Starts one; whatever happens, it is gone behind the block."""
-    command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=PROJECT, env=dict(environ), stdout=output, stderr=output)
-    try:
-        yield Instance(process, port, log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
 class Nginx:
     """In front of the instances that it is told of."""
 
@@ -135,7 +91,7 @@ class Nginx:
     @contextmanager
     def before(self, *ports: int) -> Iterator[None]:
         self._write(ports)
-        command = [str(NGINX), "-p", str(self._folder), "-c", str(self.config), "-g", MAIN]
+        command = [str(NGINX), "-p", str(self._folder), "-c", str(self.config), "-g", NGINX_MAIN]
         with running(command, self.port, self._folder / "nginx.out", {}):
             self._master = psutil.Process(int((self._folder / "nginx.pid").read_text()))
             yield
