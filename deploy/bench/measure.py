@@ -25,6 +25,16 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     memory: float = 0.0
 
 
+class Size(msgspec.Struct, frozen=True):
+    """So many sessions: bytes for each of them, and microseconds per call of each script."""
+
+    sessions: int
+    bytes: float
+    open: float
+    inspect: float
+    rotate: float
+
+
 @dataclass(frozen=True)
 class Meter:
     """Measures loads on one program over one Redis."""
