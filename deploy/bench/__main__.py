@@ -1,7 +1,8 @@
 """`just bench`: measures the service beside a bare route of its framework, and judges the figures.
 
 Everything runs on this machine, on loopback and in a folder that goes away: the bundled servers, `vestibule serve`,
-the yardstick, the load. The code of the end is 1 when a goal is missed.
+the yardstick, the load. The code of the end is 1 when a goal is missed,
+and 2 when the figures are worth nothing.
 """
 
 import sys
@@ -16,8 +17,9 @@ from redis import Redis
 from deploy.bench import crowd
 from deploy.bench.goals import CORES_FOR_TWO_WORKERS, cores, goals, verdicts
 from deploy.bench.house import furnish
+from deploy.bench.load import BenchError
 from deploy.bench.rounds import Results, in_turn, say
-from deploy.bench.servers import BenchError, service, stores, yardstick
+from deploy.bench.servers import service, stores, yardstick
 from deploy.bench.steps import STEPS, Bench, sessions_for
 from deploy.bench.table import document, lines
 from service import logs
@@ -27,6 +29,8 @@ from service.store.schema import migrate
 PEOPLE = 16
 MANY, QUICK = 1_000_000, 20_000
 NAMES = [*STEPS, "sessions"]
+USELESS = 2
+SIGN_IN = {"login", "flood"}
 
 
 @click.command(help=__doc__)
@@ -41,15 +45,16 @@ def main(
 ) -> None:
     logs.configure(readable=True, level="error")
     rounds, seconds, sessions = (
-        rounds or (3 if quick else 5),
-        seconds or (2 if quick else 4),
+        rounds or (4 if quick else 5),
+        seconds or (1 if quick else 4),
         sessions or (QUICK if quick else MANY),
     )
     try:
         with tempfile.TemporaryDirectory(prefix="vestibule-bench-") as folder:
             results = measured(Path(folder), only or tuple(NAMES), rounds=rounds, seconds=seconds, sessions=sessions)
     except BenchError as error:
-        raise SystemExit(f"bench: {error}") from None
+        say(f"bench: {error}")
+        sys.exit(USELESS)
     judged = verdicts(results, goals(cores()))
     print(*lines(results, judged), sep="\n")
     if file:
@@ -70,7 +75,7 @@ def measured(folder: Path, names: tuple[str, ...], *, rounds: int, seconds: floa
         program = running.enter_context(service(environ, folder))
         two = running.enter_context(service(environ, folder, workers=2)) if "workers" in names else None
         say("making people and sessions")
-        house = furnish(settings, sessions_for(rounds), PEOPLE)
+        house = furnish(settings, sessions_for(rounds), PEOPLE if SIGN_IN & {*names} else 0)
         say("waiting for the service and the yardstick")
         for one in filter(None, (bare, program, two)):
             one.wait()

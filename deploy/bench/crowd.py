@@ -14,9 +14,9 @@ from uuid import UUID
 
 from redis import Redis
 
+from deploy.bench.load import BenchError
 from deploy.bench.measure import Size
 from deploy.bench.rounds import say
-from deploy.bench.servers import BenchError
 from service.settings import Settings
 from service.store.redis import PREFIX, source
 from service.tokens.clients import DEFAULT_FRONT_END

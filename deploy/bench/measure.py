@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from deploy.bench.load import Answers, Load, run, same_kind
-from deploy.bench.servers import BenchError, Program
+from deploy.bench.load import Answers, BenchError, Load, run, same_kind
+from deploy.bench.servers import Program
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
