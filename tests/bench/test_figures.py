@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.bench.crowd import sizes
+from deploy.bench.crowd import sizes, undisturbed
 from deploy.bench.goals import Goal, goals, verdicts
 from deploy.bench.load import Answers, same_kind
 from deploy.bench.measure import Sample, Size
@@ -87,3 +87,7 @@ def test_the_table_has_each_figure_and_each_goal() -> None:
     [goal] = [line for line in text.splitlines() if line.startswith("introspection, warm / R0")]
     assert goal.endswith("MISSED")
     assert document(results, wanted)["goals"][0]["is_met"] is False
+
+
+def test_a_disturbed_lot_does_not_count() -> None:
+    assert undisturbed([5.0, 5.0, 5.0, 5.0, 90.0, 70.0, 5.0, 60.0]) == 5.0
