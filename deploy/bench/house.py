@@ -4,14 +4,14 @@ import asyncio
 import base64
 import secrets
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from uuid import UUID, uuid4
 
 from service.cli.running import prepare
 from service.mail.message import NoTransport
-from service.settings import load
+from service.settings import Settings
 from service.tokens.access import AccessTokens, Holder
 from service.tokens.client_administration import ClientChanges
 from service.tokens.clients import DEFAULT_FRONT_END
@@ -60,13 +60,13 @@ class House:
         return (self.access_tokens.issue(holder) for holder in islice(cycle(holders), count))
 
 
-def furnish(settings: Mapping[str, str], sessions: int, people: int) -> House:
+def furnish(settings: Settings, sessions: int, people: int) -> House:
     """Makes everything there must be; the schema is there, and may be in use."""
     return asyncio.run(_furnished(settings, sessions, people))
 
 
-async def _furnished(settings: Mapping[str, str], sessions: int, people: int) -> House:
-    services = build(load(settings), mail=lambda _: NoTransport())
+async def _furnished(settings: Settings, sessions: int, people: int) -> House:
+    services = build(settings, mail=lambda _: NoTransport())
     try:
         await prepare(services)
         secret = await _client(services)

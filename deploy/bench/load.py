@@ -13,8 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from deploy.bench.servers import PROJECT, BenchError
-
+PROJECT = Path(__file__).parents[2]
 CONNECTIONS = 32
 SCRIPT = Path(__file__).with_name("replay.lua")
 SLACK = 30.0
@@ -23,6 +22,10 @@ SAME_SIZE = 0.05
 """How far the mean size of an answer may be from that of the checked ones."""
 
 Order = Literal["cycle", "once", "chain"]
+
+
+class BenchError(Exception):
+    """Something that makes the figures worthless; the text is for whoever runs it."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from deploy.bench.load import Answers, Load, run, same_kind
-from deploy.bench.servers import BenchError, Program
+from deploy.bench.load import Answers, BenchError, Load, run, same_kind
+from deploy.bench.servers import Program
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +23,16 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     reads: float = 0.0
     redis_cpu: float = 0.0
     memory: float = 0.0
+
+
+class Size(msgspec.Struct, frozen=True):
+    """So many sessions: bytes for each of them, and microseconds per call of each script."""
+
+    sessions: int
+    bytes: float
+    open: float
+    inspect: float
+    rotate: float
 
 
 @dataclass(frozen=True)

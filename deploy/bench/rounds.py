@@ -9,7 +9,7 @@ from statistics import median
 from typing import Protocol
 
 from deploy.bench.load import Answers, Load, run
-from deploy.bench.measure import Meter, Sample
+from deploy.bench.measure import Meter, Sample, Size
 
 BEGAN = time.monotonic()
 WARM_UP = 1.0
@@ -78,18 +78,20 @@ class Fresh(Step):
 
 @dataclass(frozen=True)
 class Results:
-    """The samples of each step by its name, and the yardstick's: one more than there were rounds."""
+    """The samples of each step by its name, and the yardstick's: one more than there were rounds. `sizes` are what was
+    seen of many sessions."""
 
     yardstick: list[Sample]
     steps: dict[str, list[Sample]]
+    sizes: list[Size] = field(default_factory=list)
 
     def ratios(self, name: str) -> list[float]:
         """Of each round, to the yardstick of that round."""
-        return ratios([sample.rate for sample in self.steps[name]], [fence.rate for fence in self.yardstick])
+        return ratios([sample.rate for sample in self.steps.get(name, [])], [fence.rate for fence in self.yardstick])
 
     def beside(self, name: str, other: str, what: str = "rate") -> list[float]:
         """Of each round, one step's figure by another's."""
-        return quotients(*([getattr(sample, what) for sample in self.steps[one]] for one in (name, other)))
+        return quotients(*([getattr(sample, what) for sample in self.steps.get(one, [])] for one in (name, other)))
 
 
 def in_turn(yardstick: Step, steps: Sequence[Step], rounds: int, seconds: float) -> Results:
@@ -113,8 +115,8 @@ def ratios(rates: Sequence[float], fences: Sequence[float]) -> list[float]:
 
 
 def quotients(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Round by round."""
-    return [one / other for one, other in zip(above, below, strict=True)]
+    """Round by round, none where only one of them was measured."""
+    return [one / other for one, other in zip(above, below, strict=False)]
 
 
 def middle(samples: Sequence[Sample], what: str) -> float:

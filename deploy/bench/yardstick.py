@@ -1,6 +1,6 @@
 """R0, the yardstick: an empty Litestar route that takes a form and answers a fixed struct, on the service's uvicorn.
 
-Its options stay as they are when those of the service are tuned: a yardstick does not grow.
+Its options are those of the service, and stay as they are when the service is tuned: a yardstick does not grow.
 """
 
 import sys
