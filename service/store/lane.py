@@ -75,11 +75,14 @@ class Lane(asyncio.Protocol):
     async def close(self) -> None:
         """Lets go of the connection; who still waits is refused."""
         await background.end(self._keeping)
-        self.give_up("closed")
+        self._break_off("closed")
 
     def give_up(self, trouble: str) -> None:
         """Breaks the connection off: whoever waits is refused, and the next call makes another one."""
         metrics.redis_lost()
+        self._break_off(trouble)
+
+    def _break_off(self, trouble: str) -> None:
         self._trouble = trouble
         transport, self._transport = self._transport, None
         if transport is not None:

@@ -128,9 +128,10 @@ def test_introspections_are_on_the_page_after_a_flush() -> None:
         Counted.of("vestibule_token_cache_total", cache="hit"),
         Counted.of("vestibule_token_cache_total", cache="miss"),
     ]
-    for outcome, cached in (("active", True), ("active", True), ("active", False), ("inactive", False)):
-        metrics.introspected(outcome, cached)
-    assert [one.more for one in counted] == [3, 1, 2, 2]
+    for outcome in ("active", "active", "active", "inactive"):
+        metrics.introspected(outcome)
+    for result in ("hit", "hit", "miss", "miss"):
+        metrics.looked_up(result)
     metrics.flush()
     assert [one.more for one in counted] == [3, 1, 2, 2]
 

@@ -118,7 +118,7 @@ async def test_an_end_that_the_journal_missed_is_written_when_it_is_asked_for_ag
 ) -> None:
     principal = await principal_of(services, person.access_token)
     other = await admitted(services, await account_behind(services, person))
-    overview = with_journal(services, FailingJournal(services.database, services.clock, ["away"]))
+    overview = with_journal(services, FailingJournal(services.database, services.clock, failures=["away"]))
     with pytest.raises(Unavailable):
         await overview.end(principal, session_of(other.access_token))
     with suppress(NotFound):
@@ -133,7 +133,7 @@ async def test_ends_of_all_others_that_the_journal_missed_are_written_when_asked
 ) -> None:
     principal = await principal_of(services, person.access_token)
     other = await admitted(services, await account_behind(services, person))
-    overview = with_journal(services, FailingJournal(services.database, services.clock, ["away"]))
+    overview = with_journal(services, FailingJournal(services.database, services.clock, failures=["away"]))
     with pytest.raises(Unavailable):
         await overview.end_others(principal)
     await overview.end_others(principal)
