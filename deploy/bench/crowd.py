@@ -22,7 +22,8 @@ from deploy.bench.rounds import say
 from service.settings import Settings
 from service.store.redis import PREFIX, source
 from service.tokens.clients import DEFAULT_FRONT_END
-from service.tokens.sessions import TOMBSTONE, USE_NOTED_EVERY
+from service.tokens.healing import USE_NOTED_EVERY
+from service.tokens.sessions import TOMBSTONE
 
 PER_ACCOUNT = 5
 SMALLEST = 1000
@@ -116,7 +117,8 @@ class _Crowd:
     def _times(
         self, script: str, numbers: Sequence[int], words: Callable[[int], tuple[Any, ...]], expect: bytes = b""
     ) -> Iterator[float]:
-        """Microseconds per call, as Redis counts them, of one lot after the other. Raises `BenchError` when a call answers something else than expected."""
+        """Microseconds per call, as Redis counts them, of one lot after the other. Raises `BenchError` for an answer
+        other than expected."""
         for begin in range(0, len(numbers), LOT):
             lot, before = numbers[begin : begin + LOT], self._spent()
             for answer in self._run(script, lot, words):
