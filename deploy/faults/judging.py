@@ -108,8 +108,9 @@ def _statuses(
 
 
 def _outside(load: Load, kind: str, recovered: float) -> Answers:
+    """Those that came before the fault, and to requests that were sent when it was over."""
     of_kind = load.answers.of(kind)
-    return Answers(of_kind.between(0, load.began - SLACK).all + of_kind.between(recovered + SLACK, math.inf).all)
+    return Answers(of_kind.within(0, load.began).all + of_kind.between(recovered + SLACK, math.inf).all)
 
 
 def _wrong(load: Load) -> list[str]:

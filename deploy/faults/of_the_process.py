@@ -17,7 +17,7 @@ import httpx
 from deploy.faults.judging import AGAIN, everything, recovery
 from deploy.faults.load import Crowd, Load, Person, login_body, signed_in
 from deploy.faults.table import Fault, Finding
-from deploy.faults.world import House, World
+from deploy.faults.world import STRONG_HASHES, House, World
 
 ROUNDS, PEOPLE = 3, 8
 DRAIN, GRACE = 1, 3
@@ -66,7 +66,7 @@ def stopped_with_a_slow_body(world: World) -> Finding:
 
 
 def login_flood(world: World) -> Finding:
-    with world.house() as house, Load(house, Crowd.gather(house), logins=False) as load:
+    with world.house(settings=STRONG_HASHES) as house, Load(house, Crowd.gather(house), logins=False) as load:
         time.sleep(3)
         with load.fault(), _watched(house) as memory:
             statuses = asyncio.run(_flood(house))

@@ -22,13 +22,14 @@ defaults
   timeout connect 1s
   timeout client 30s
   timeout server 30s
+  timeout check 2s
 frontend front
   bind 127.0.0.1:{port}
   default_backend vestibule
 backend vestibule
   option httpchk
   http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host auth.test
-  default-server inter 200ms fall 1 rise 1 check
+  default-server inter 200ms fall 2 rise 2 check
 {servers}
 """
 
