@@ -44,7 +44,7 @@ def everything(
     time.sleep(settle)
     end = min(load.ended + max(recovered, 0.0) + SLACK, time.monotonic())
     _statuses(load, finding, may_fail, must_fail, end)
-    finding.expect(load.answers.slowest() <= slowest, f"an answer took {load.answers.slowest():.1f} s")
+    finding.expect(load.meanwhile.slowest() <= slowest, f"an answer took {load.meanwhile.slowest():.1f} s")
     finding.broken.extend(_wrong(load))
     aftermath(load.house, load.crowd, finding)
     return finding
