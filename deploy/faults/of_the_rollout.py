@@ -15,6 +15,8 @@ from deploy.faults.vestibule import Instance, instance
 from deploy.faults.world import World
 
 DRAIN = {"drain": "2"}
+LONGEST_REQUEST = 10.0
+"""Seconds: two more processes start meanwhile, on the same cores."""
 PROXY = """
 defaults
   mode http
@@ -47,7 +49,7 @@ def replaced(world: World) -> Finding:
                 one.start()
                 one.await_answer("/readyz")
                 time.sleep(1)
-        return everything(load)
+        return everything(load, slowest=LONGEST_REQUEST)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ SMALLEST_PIPE = 4096
 NOISE = 150
 LONGEST_SILENCE = 60.0
 BLOCKED = 1.0
-TURNS = 3
+TURNS = 2
 
 
 def keys_turn(world: World) -> Finding:
