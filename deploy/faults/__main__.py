@@ -1,5 +1,7 @@
 """`just faults`: injects the faults one after the other and prints the table; 1 when a promise is broken."""
 
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +28,9 @@ def main(only: str, is_list: bool, is_json: bool) -> None:
             click.echo(f"{fault.number:>3}  {fault.name:<22}  {fault.injection or fault.elsewhere}")
         return
     logs.configure(readable=True, level="error")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # small disks must be unmounted whatever ends us
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        click.echo("this machine is busy with something else: what is said about time means little", err=True)
     rows = run(faults)
     click.echo(as_json(rows) if is_json else printed(rows))
     is_open = [row.fault.number for row in rows if row.verdict == "OPEN"]

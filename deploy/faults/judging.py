@@ -44,7 +44,7 @@ def everything(
     time.sleep(settle)
     end = min(load.ended + max(recovered, 0.0) + SLACK, time.monotonic())
     _statuses(load, finding, may_fail, must_fail, end)
-    finding.expect(load.answers.slowest() <= slowest, f"an answer took {load.answers.slowest():.1f} s")
+    finding.expect(load.meanwhile.slowest() <= slowest, f"an answer took {load.meanwhile.slowest():.1f} s")
     finding.broken.extend(_wrong(load))
     aftermath(load.house, load.crowd, finding)
     return finding
@@ -108,8 +108,9 @@ def _statuses(
 
 
 def _outside(load: Load, kind: str, recovered: float) -> Answers:
+    """Those that came before the fault, and to requests that were sent when it was over."""
     of_kind = load.answers.of(kind)
-    return Answers(of_kind.between(0, load.began - SLACK).all + of_kind.between(recovered + SLACK, math.inf).all)
+    return Answers(of_kind.within(0, load.began).all + of_kind.between(recovered + SLACK, math.inf).all)
 
 
 def _wrong(load: Load) -> list[str]:

@@ -54,7 +54,7 @@ def full_under_the_store(world: World) -> Finding:
                     _until_refused(store)
                     load.began = time.monotonic()
                     time.sleep(4)
-                return everything(load, may_fail=("logout",), must_fail=("login",), settle=SETTLE)
+                return everything(load, may_fail=("logout", "refresh"), must_fail=("login",), settle=SETTLE)
         finally:
             store.stop()
 

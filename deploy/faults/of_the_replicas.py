@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.faults.judging import SETTLE, everything
 from deploy.faults.load import Crowd, Load, claims
-from deploy.faults.servers import PERSISTENT, Valkey, stopped
+from deploy.faults.servers import PERSISTENT, Valkey, free_port, stopped
 from deploy.faults.table import Fault, Finding
 from deploy.faults.world import World
 
@@ -50,9 +50,8 @@ class Sentinels:
             each.stop()
 
     def _is_seen_by(self, watcher: Valkey) -> bool:
-        told = [each.decode() for each in watcher.say("SENTINEL", "MASTER", NAME)]
-        state = dict(zip(told[::2], told[1::2], strict=True))
-        seen = int(state["num-slaves"]), int(state["num-other-sentinels"])
+        state = watcher.say("SENTINEL", "MASTER", NAME)
+        seen = int(state[b"num-slaves"]), int(state[b"num-other-sentinels"])
         return seen == (len(self.servers) - 1, len(self.watchers) - 1)
 
 
@@ -117,7 +116,9 @@ def _with_sentinels(world: World, name: str, inflict: Callable[[Valkey], None]) 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[list[Valkey]]:
     folder.mkdir()
-    nodes = [Valkey(folder / f"node{number}", CLUSTER) for number in range(2 * PRIMARIES)]
+    buses = [free_port() for _ in range(2 * PRIMARIES)]
+    options = [{**CLUSTER, "cluster-port": str(bus)} for bus in buses]
+    nodes = [Valkey(folder / f"node{number}", given) for number, given in enumerate(options)]
     with ExitStack() as undo:
         for node in nodes:
             undo.callback(node.stop)
@@ -126,8 +127,8 @@ def _cluster(folder: Path) -> Iterator[list[Valkey]]:
         for number, node in enumerate(nodes[:PRIMARIES]):
             last = SLOTS - 1 if number == PRIMARIES - 1 else (number + 1) * share - 1
             node.say("CLUSTER", "ADDSLOTSRANGE", number * share, last)
-        for node in nodes[1:]:
-            nodes[0].say("CLUSTER", "MEET", "127.0.0.1", node.port)
+        for node, bus in zip(nodes[1:], buses[1:], strict=True):
+            nodes[0].say("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         wait_for(lambda: all(_text(node, "CLUSTER", "NODES").count("127.0.0.1") == len(nodes) for node in nodes))
         for primary, replica in zip(nodes[:PRIMARIES], nodes[PRIMARIES:], strict=True):
             replica.say("CLUSTER", "REPLICATE", _id(primary))

@@ -15,6 +15,8 @@ from deploy.faults.vestibule import Instance, instance
 from deploy.faults.world import World
 
 DRAIN = {"drain": "2"}
+LONGEST_REQUEST = 10.0
+"""Seconds: two more processes start meanwhile, on the same cores."""
 PROXY = """
 defaults
   mode http
@@ -22,13 +24,14 @@ defaults
   timeout connect 1s
   timeout client 30s
   timeout server 30s
+  timeout check 2s
 frontend front
   bind 127.0.0.1:{port}
   default_backend vestibule
 backend vestibule
   option httpchk
   http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host auth.test
-  default-server inter 200ms fall 1 rise 1 check
+  default-server inter 200ms fall 2 rise 2 check
 {servers}
 """
 
@@ -46,7 +49,7 @@ def replaced(world: World) -> Finding:
                 one.start()
                 one.await_answer("/readyz")
                 time.sleep(1)
-        return everything(load)
+        return everything(load, slowest=LONGEST_REQUEST)
 
 
 @contextmanager

@@ -26,11 +26,16 @@ from service.store.schema import migrate
 from service.tokens.client_administration import ClientChanges
 from service.wiring import build
 
-EMAIL = "ann@example.com"
+EMAIL, VISITOR = "ann@example.com", "bob@example.com"
+"""Whose sessions are watched, and who comes all the time: an account has fifty sessions at most."""
 PASSWORD = "rain over the quiet harbour"
 CLIENT = "orders"
 PRISTINE = "pristine"
 LIMITS = ("GUESS_NETWORK", "GUESS_ACCOUNT", "GUESS_ACCOUNT_NETWORK", "REGISTER_NETWORK", "MAIL_NETWORK")
+
+QUICK_HASHES = {"VESTIBULE_ARGON2_TIME_COST": "2", "VESTIBULE_ARGON2_MEMORY_KIB": "19456"}
+STRONG_HASHES = {"argon2_time_cost": "1", "argon2_memory_kib": "47104"}
+"""Production's, for the fault where the cost of a hash matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class World:
         return name
 
     def environ(self, database: str, redis_url: str, **settings: str) -> dict[str, str]:
-        """Production's defaults, and limits that nobody meets here. The mail server is away, which harms nothing."""
+        """Production's defaults, but quick hashes and limits that nobody meets. The mail server is away: no harm."""
         return {
             "PATH": os.defpath,
             "DATABASE_URL": self.database_url(database),
@@ -128,6 +133,7 @@ class World:
             "VESTIBULE_SMTP_URL": "smtp://127.0.0.1:9",
             "VESTIBULE_MAIL_FROM": "vestibule@example.com",
             "VESTIBULE_DRAIN": "0",
+            **QUICK_HASHES,
             **{f"VESTIBULE_LIMIT_{name}": "100000/m" for name in LIMITS},
             **{f"VESTIBULE_{name.upper()}": value for name, value in settings.items()},
         }
@@ -161,6 +167,7 @@ class World:
             changes = ClientChanges(name="Orders", may_introspect=True)
             _, made = await services.client_administration.register(CLIENT, changes, confidential=True)
             self.secret = made.secret if made else ""
-            await services.administration.create(EMAIL, "ann", PASSWORD, ())
+            for address in (EMAIL, VISITOR):
+                await services.administration.create(address, address.partition("@")[0], PASSWORD, ())
         finally:
             await services.close()
