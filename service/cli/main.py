@@ -33,9 +33,9 @@ def serve(host: str, port: int, workers: int) -> None:
     try:
         RootKeys.parse(settings.keys)
         Smtp.of(settings)
+        run_server(settings, host, port, workers)
     except SettingsError as error:
         end(str(error), MISUSED)
-    run_server(settings, host, port, workers)
 
 
 @main.command()
