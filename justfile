@@ -56,7 +56,7 @@ upgrade:
 
 # write the hashed lock of the production dependencies, which the Containerfile installs from
 lock:
-    uv export --quiet --no-dev --no-emit-project --no-annotate --no-header --format requirements-txt -o requirements.lock
+    uv export --quiet --no-dev --extra otel --no-emit-project --no-annotate --no-header --format requirements-txt -o requirements.lock
 
 # write .env with the secrets that compose.yaml asks for
 compose-env:

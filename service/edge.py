@@ -22,7 +22,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from litestar.utils import normalize_path
 
-from service import metrics, strict_json
+from service import metrics, strict_json, tracing
 from service.device import Device
 from service.errors import CrossSiteRefused, FieldError, InvalidInput, MalformedRequest, ServiceError
 from service.languages import preferred
@@ -78,6 +78,7 @@ class Edge:
         structlog.contextvars.bind_contextvars(
             request_id=named.decode(), address=device.address, user_agent=device.user_agent
         )
+        span = tracing.begin_request(scope["method"], scope["headers"], named)
         # As the router reads it: `//auth/login` must not be another path to us than to the application.
         path, origin = normalize_path(scope["path"]), origin_of(scope["headers"])
         status = FIRST_SERVER_ERROR
@@ -102,6 +103,7 @@ class Edge:
                 await self._app(scope, receive, send_with_headers)
         finally:
             _log(scope, status, time.perf_counter() - started)
+            tracing.end_request(span, scope.get("path_template"), status)
 
     def _cross_site(self, scope: HTTPScope, path: str, origin: bytes | None) -> ServiceError | None:
         """Why a write does not run: a page of somebody else made it (ASVS 3.5.1)."""

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from litestar import Litestar
 
-from service import logs
+from service import logs, tracing
 from service.app import create_app
 from service.connections import BoundedHttp, Sweeper
 from service.operations.health import Health
@@ -28,9 +28,11 @@ def production_app() -> Litestar:
     """What each worker of `vestibule serve` runs: everything from the environment."""
     logs.configure(readable=False)
     settings = load(os.environ)
+    tracing.start(os.environ)
     services = build(settings)
     app = create_app(services)
     app._lifespan_managers.append(draining(services.health, settings))
+    app._lifespan_managers.insert(0, traced)  # the first to begin is the last to end
     return app
 
 
@@ -63,10 +65,23 @@ def _sweeper(settings: Settings) -> Sweeper:
 
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Runs the workers until SIGTERM, which drains, or SIGINT, which does not wait for load balancers."""
+    """Runs the workers until SIGTERM, which drains, or SIGINT, which does not wait for load balancers.
+
+    Raises `SettingsError` before the first worker starts, if what the environment asks for is not installed.
+    """
+    tracing.ensure_installed(os.environ)
     # uvicorn raises the signal again after its clean shutdown: that is an end like any other.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run("service.server:production_app", factory=True, workers=workers, **options(settings, host, port))
+
+
+@asynccontextmanager
+async def traced(app: Litestar) -> AsyncIterator[None]:
+    """The last spans leave when everything else has ended."""
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(tracing.stop)
 
 
 def draining(health: Health, settings: Settings) -> Callable[[Litestar], Any]:

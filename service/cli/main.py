@@ -34,11 +34,10 @@ def serve(host: str, port: int, workers: int) -> None:
     try:
         RootKeys.parse(settings.keys)
         Smtp.of(settings)
-    except SettingsError as error:
-        end(str(error), MISUSED)
-    try:
         with metrics_served(settings, workers):
             run_server(settings, host, port, workers)
+    except SettingsError as error:
+        end(str(error), MISUSED)
     except PortTaken as error:
         end(str(error))
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from service import background, metrics
+from service import background, metrics, tracing
 from service.crypto.sealing import UnsealError
 from service.errors import Unavailable
 from service.mail.message import MailNotSent, MailRefused, Transport
@@ -116,7 +116,8 @@ class Mailer:
         """Hands a mail over, and leaves in the outbox what became of it."""
         try:
             if row.template != NOTHING:
-                await self._hand_over(row)
+                with tracing.work(f"mail {row.template}"):
+                    await self._hand_over(row)
         except MailRefused as error:
             await self._bury(row, str(error))
         except MailNotSent as error:

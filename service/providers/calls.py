@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from service import strict_json
+from service import strict_json, tracing
 from service.errors import ProviderUnavailable
 from service.provider_settings import is_secure
 from service.setting_values import parts_of
@@ -164,15 +164,22 @@ def is_allowed(address: str, *, is_private: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What one provider is called through. `timeout` in seconds, for a call as a whole."""
+    """What one provider is called through. `timeout` in seconds, for a call as a whole; `name` is for traces."""
 
     client: httpx.AsyncClient
     timeout: float
     is_private: bool
+    name: str = ""
 
     @classmethod
     def to(
-        cls, timeout: float, *, is_private: bool, agent: str = AGENT, transport: httpx.AsyncBaseTransport | None = None
+        cls,
+        timeout: float,
+        *,
+        is_private: bool,
+        agent: str = AGENT,
+        transport: httpx.AsyncBaseTransport | None = None,
+        name: str = "",
     ) -> "Calls":
         """`transport` is what tests put in the place of the network."""
         client = httpx.AsyncClient(
@@ -182,7 +189,7 @@ class Calls:
             follow_redirects=False,
             trust_env=False,
         )
-        return cls(client, timeout, is_private)
+        return cls(client, timeout, is_private, name)
 
     async def json(self, url: str, *, token: str = "") -> Any:
         """The JSON document at a URL. Raises `TokenRefused` for a 401, `NotGiven` for 403 and 404, else
@@ -203,8 +210,9 @@ class Calls:
     async def bounded(self) -> AsyncIterator[None]:
         """A call, or several, within the time; what goes wrong on the way is `ProviderUnavailable`."""
         try:
-            async with asyncio.timeout(self.timeout):
-                yield
+            with tracing.span(f"provider {self.name}"):
+                async with asyncio.timeout(self.timeout):
+                    yield
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, UnicodeError) as error:
             raise ProviderUnavailable(type(error).__name__) from error
 

@@ -77,7 +77,7 @@ def _made(name: str, settings: Settings, clock: Clock, transport: httpx.AsyncBas
     given = settings.providers[name]
     seconds = settings.provider_timeout.total_seconds()
     agent = f"DiscordBot ({settings.issuer}, {__version__})" if given.kind == "discord" else AGENT  # as its rules want
-    calls = Calls.to(seconds, is_private=given.private_network, agent=agent, transport=transport)
+    calls = Calls.to(seconds, is_private=given.private_network, agent=agent, transport=transport, name=name)
     if given.kind == "openid":
         return OpenIdProvider(name, given, calls, clock, settings.leeway)
     if given.kind == "discord":

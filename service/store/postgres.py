@@ -24,6 +24,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from uuid_utils.compat import uuid7
 
+from service import tracing
 from service.errors import Unavailable
 from service.settings import Settings
 
@@ -119,8 +120,9 @@ class Database:
         out of connections; violated constraints pass through for the use case to name, impossible values as crashes.
         """
         try:
-            async with self._sessions.begin() as transaction:
-                yield transaction
+            with tracing.span("postgres transaction"):
+                async with self._sessions.begin() as transaction:
+                    yield transaction
         except (IntegrityError, RepositoryIntegrityError, NotFoundError):
             raise
         except DBAPIError as error:
