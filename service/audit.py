@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+import sqlalchemy
 import structlog
 from sqlalchemy import Index, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -56,6 +57,9 @@ class AuditEvent(Table):
     user_agent: Mapped[str | None]
     request_id: Mapped[str | None]
     detail: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+ROWS = cast("sqlalchemy.Table", AuditEvent.__table__)
 
 
 @dataclass(slots=True)
@@ -139,7 +143,7 @@ class Audit:
     async def _write(self, rows: list[dict[str, Any]]) -> None:
         """Writes rows; those that a lost answer left behind already are not written again."""
         async with self.database.begin() as transaction:
-            await transaction.execute(insert(AuditEvent).on_conflict_do_nothing(), rows)
+            await transaction.execute(insert(ROWS).on_conflict_do_nothing(), rows)
 
     async def _salvage(self, batch: list[dict[str, Any]]) -> None:
         """Writes one by one what failed together, though not by an outage: one impossible row must not cost others."""

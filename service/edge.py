@@ -38,7 +38,7 @@ REQUESTS = itertools.count(1)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 MEMBER = re.compile(r"\$\.(\w+)")
 PREFLIGHT = "<preflight>"
-QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/introspect", PREFLIGHT}
+QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/introspect", "/auth/refresh", PREFLIGHT}
 """Routes that are called all the time: their good answers are not worth a line."""
 
 SECURITY_HEADERS = (

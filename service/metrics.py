@@ -85,6 +85,7 @@ clock_skew = Gauge(
 draining = Gauge("vestibule_draining", "Whether this instance is on its way out.", multiprocess_mode="livemax")
 audit_waiting = Gauge("vestibule_audit_events_waiting", "Audit events not written yet.", multiprocess_mode="livesum")
 audit_dropped = Counter("vestibule_audit_events_dropped", "Audit events that are in the log alone.")
+log_lines_dropped = Counter("vestibule_log_lines_dropped", "Log lines that nobody read in time.")
 build_info = Gauge("vestibule_build_info", "What runs.", ("version", "python"), multiprocess_mode="livemax")
 
 _ended: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

@@ -125,6 +125,13 @@ def as_problem(request: Request[Any, Any, Any], error: ServiceError) -> Response
     return Response(document(error), status_code=error.status, headers=refusal_headers(error), media_type=MEDIA_TYPE)
 
 
+def refused(error: ServiceError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """The same without the framework: status, headers and body."""
+    body = msgspec.json.encode(document(error))
+    named = {"content-type": MEDIA_TYPE, **refusal_headers(error), "content-length": str(len(body))}
+    return error.status, [(name.lower().encode(), value.encode()) for name, value in named.items()], body
+
+
 def refusal_headers(error: ServiceError) -> dict[str, str]:
     """What every refusal carries, in whichever shape: never cached, with its challenge and the time to wait."""
     headers = dict(NO_STORE)

@@ -1,34 +1,43 @@
-"""The short way of `POST /introspect`, which other services take on each of their requests.
+"""The short ways of the two requests that come all the time: `POST /introspect` and `POST /auth/refresh`.
 
-A caller that proved itself a moment ago and sends a plain form with one access token needs none of what the framework
-does for a request: routing, injection, parsing. Everything else about the request, every doubt, every refusal and every
-outage goes the long way, through the application, from the beginning; so the two cannot disagree about a refusal, and
-what is true of a token is decided in one place for both (`Introspections.answer`). The live session is looked up on
-every call.
+What a request of a plain shape needs of the framework is nothing: no routing, no injection, no parsing. What is decided
+is decided in one place for both ways (`Introspections.answer`, `Login.refresh`), so a short way only reads and writes
+HTTP. Whatever is out of the ordinary about a request goes the long way, through the framework, from the beginning.
 """
 
 import re
 import time
 from typing import cast
 
+import msgspec
+import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, ReceiveMessage, Scope, Send
 
-from service import metrics
+from service import metrics, tracing
+from service.device import Device
 from service.edge import SECURITY_HEADERS, request_id
 from service.errors import ServiceError
+from service.login.password import Login
 from service.oauth.callers import ProvedCallers
 from service.oauth.introspect import Introspections
 from service.origins import VARY
-from service.tokens.clients import Client
+from service.problems import Crashed, refused
+from service.tokens.clients import DEFAULT_FRONT_END, Client
+from service.tokens.transport import in_body
 
-PATH = "/introspect"
+INTROSPECT = "/introspect"
+REFRESH = "/auth/refresh"
 FORM = b"application/x-www-form-urlencoded"
 PLAIN_FORM = re.compile(
     rb"token=([A-Za-z0-9_-]{1,1024}\.[A-Za-z0-9_-]{1,4096}\.[A-Za-z0-9_-]{86})"
     rb"(?:&token_type_hint=access_token)?"
 )
 """One access token by its shape, in characters that a form does not encode."""
+PLAIN_RENEWAL = re.compile(
+    rb'\s*\{\s*"refresh_token"\s*:\s*"(vrt_[A-Za-z0-9_-]{1,250})"\s*(?:,\s*"client_id"\s*:\s*"([a-z0-9_-]{1,64})"\s*)?\}\s*'
+)
+"""A refresh token and perhaps its client, in characters that JSON does not escape."""
 IRRELEVANT = frozenset(
     (
         b"content-length",
@@ -52,17 +61,24 @@ IRRELEVANT = frozenset(
 PLAIN_ACCEPT = frozenset((b"*/*", b"application/json"))
 LONGEST_VALUE = 1024
 MOST_HEADERS = 30
-START = (
+ANSWER = (
     (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),
     (b"pragma", b"no-cache"),
-    *SECURITY_HEADERS,
-    VARY,
 )
+START = (*ANSWER, *SECURITY_HEADERS, VARY)
+
+log = structlog.get_logger("vestibule.app")
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
-class Shortcut:
-    """Stands before the application."""
+class IntrospectionShortcut:
+    """Stands before the application with its edge: a caller that proved itself a moment ago asks about a token.
+
+    Refusals and outages go the long way too, from the beginning, which words and logs them. The live session is looked
+    up on every call.
+    """
 
     def __init__(self, app: ASGIApp, introspections: Introspections, callers: ProvedCallers) -> None:
         self._app = app
@@ -71,13 +87,13 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, on the one way or the other."""
-        caller = self._caller(scope) if scope["type"] == ScopeType.HTTP and scope["path"] == PATH else None
-        if caller is None:
+        if scope["type"] != ScopeType.HTTP or scope["path"] != INTROSPECT or (caller := self._caller(scope)) is None:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         message = await receive()
-        answer = await self._answer(message, caller)
+        plain = _whole(message, PLAIN_FORM)
+        answer = await self._answer(scope, plain[1].decode(), caller) if plain is not None else None
         if answer is None:
             await self._app(scope, _again(message, receive), send)
             return
@@ -85,23 +101,78 @@ class Shortcut:
         headers = [*START, length, (b"x-request-id", request_id(scope))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer, "more_body": False})
-        metrics.requested("POST", PATH, 200, time.perf_counter() - started)
+        metrics.requested("POST", INTROSPECT, 200, time.perf_counter() - started)
 
     def _caller(self, scope: HTTPScope) -> Client | None:
         authorization = _authorization(scope) if scope["method"] == "POST" and not scope["query_string"] else None
         return self._callers.find(authorization) if authorization else None
 
-    async def _answer(self, message: ReceiveMessage, caller: Client) -> bytes | None:
-        """The answer to a plain body; refusals are left to the long way, which words and logs them."""
-        if message["type"] != "http.request" or message.get("more_body"):
-            return None
-        plain = PLAIN_FORM.fullmatch(message["body"])
-        if plain is None:
-            return None
+    async def _answer(self, scope: HTTPScope, token: str, caller: Client) -> bytes | None:
+        """The answer; refusals are left to the long way, which words and logs them."""
+        span, answer = tracing.begin_request("POST", scope["headers"], b""), None
         try:
-            return await self._introspections.answer(plain[1].decode(), caller)
+            answer = await self._introspections.answer(token, caller)
         except ServiceError:
-            return None
+            pass
+        finally:
+            tracing.end_request(span, INTROSPECT, 200 if answer is not None else 503)
+        return answer
+
+
+class RefreshShortcut:
+    """Stands between the edge and the framework: a refresh token in a JSON body, without cookies."""
+
+    def __init__(self, app: ASGIApp, login: Login) -> None:
+        self._app = app
+        self._login = login
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, on the one way or the other."""
+        if scope["type"] != ScopeType.HTTP or scope["path"] != REFRESH or not _is_plain_json(scope):
+            await self._app(scope, receive, send)
+            return
+        message = await receive()
+        plain = _whole(message, PLAIN_RENEWAL)
+        if plain is None:
+            await self._app(scope, _again(message, receive), send)
+            return
+        scope["path_template"] = REFRESH
+        status, headers, body = await self._answer(scope, plain[1].decode(), plain[2])
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _answer(self, scope: HTTPScope, token: str, client_id: bytes | None) -> Answer:
+        client = client_id.decode() if client_id else DEFAULT_FRONT_END
+        device: Device = scope["state"]["device"]
+        try:
+            body = msgspec.json.encode(in_body(await self._login.refresh(token, client, device)))
+        except ServiceError as refusal:
+            scope["state"]["refusal"] = refusal
+            return refused(refusal)
+        except Exception as error:
+            log.error("a request crashed", exc_info=error)
+            return refused(Crashed(type(error).__name__))
+        length = (b"content-length", str(len(body)).encode())
+        return 200, [*ANSWER, length], body
+
+
+def _is_plain_json(scope: HTTPScope) -> bool:
+    """Whether a JSON body is posted, and nothing else says who sends it."""
+    if scope["method"] != "POST" or scope["query_string"]:
+        return False
+    is_json = False
+    for name, value in scope["headers"]:
+        if name in {b"cookie", b"content-encoding", b"accept-language"}:
+            return False
+        is_json = is_json or (name == b"content-type" and value == b"application/json")
+    return is_json
+
+
+def _whole(message: ReceiveMessage, shape: re.Pattern[bytes]) -> re.Match[bytes] | None:
+    """What a body says that came in one piece and has this shape."""
+    if message["type"] != "http.request" or message.get("more_body"):
+        return None
+    return shape.fullmatch(message["body"])
 
 
 def _authorization(scope: HTTPScope) -> bytes | None:

@@ -9,13 +9,12 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Annotated
 
-import jwt
 import msgspec
 from jwt.algorithms import ECAlgorithm
 
 from service import strict_json
-from service.crypto.keyring import ALGORITHM, Keyring
-from service.crypto.opaque import from_base64url
+from service.crypto.keyring import ALGORITHM, Keyring, SigningKey
+from service.crypto.opaque import base64url, from_base64url
 from service.errors import Unavailable
 
 TYPE = "at+jwt"
@@ -71,24 +70,32 @@ class Signer:
         self.issuer = issuer
         self.audience = audience
         self._leeway = int(leeway.total_seconds())
-        self._jws = jwt.PyJWS(algorithms=[ALGORITHM])
         self._ecdsa = ECAlgorithm(ECAlgorithm.SHA256)
         self._heads: dict[str, str] = {}
+        self._written: dict[tuple[str, str], str] = {}
 
     def sign(self, claims: Claims, keyring: Keyring, now: datetime) -> str | None:
         """The compact token, or None when no key may sign at this moment."""
         key = keyring.current(now)
         if key is None:
             return None
-        payload = msgspec.json.encode(claims)
-        return self._jws.encode(payload, key.private, algorithm=ALGORITHM, headers={"kid": key.kid, "typ": TYPE})
+        return self._signed(msgspec.json.encode(claims), TYPE, key)
 
     def sign_document(self, document: bytes, kind: str, keyring: Keyring, now: datetime) -> str | None:
         """The compact form of another JSON document; `kind` is its `typ`, never that of an access token."""
         key = keyring.current(now)
         if key is None:
             return None
-        return self._jws.encode(document, key.private, algorithm=ALGORITHM, headers={"kid": key.kid, "typ": kind})
+        return self._signed(document, kind, key)
+
+    def _signed(self, payload: bytes, kind: str, key: SigningKey) -> str:
+        """The compact serialization (RFC 7515 section 3.1); what PyJWT would make, without writing the header anew."""
+        head = self._written.get((kind, key.kid))
+        if head is None:
+            header = msgspec.json.encode(Header(ALGORITHM, key.kid, kind))
+            head = self._written[kind, key.kid] = base64url(header)
+        signing_input = f"{head}.{base64url(payload)}"
+        return f"{signing_input}.{base64url(self._ecdsa.sign(signing_input.encode(), key.private))}"
 
     def verify(
         self, token: str, keyring: Keyring, now: datetime, audiences: Collection[str] = ()

@@ -14,6 +14,7 @@ from typing import Any, cast
 import hiredis
 from redis.exceptions import RedisError
 
+from service import tracing
 from service.errors import Unavailable
 from service.settings import Settings
 from service.store import nodes
@@ -34,7 +35,7 @@ class RedisStore:
     def __init__(self, servers: Nodes, read: Callable[[str], str]) -> None:
         self._nodes = servers
         self._read = read
-        self._scripts: dict[str, tuple[str, str]] = {}
+        self._scripts: dict[str, tuple[str, str, str]] = {}
 
     @classmethod
     def connect(cls, settings: Settings, read: Callable[[str], str] | None = None) -> "RedisStore":
@@ -48,18 +49,20 @@ class RedisStore:
         """Runs `lua/<script>.lua` on a key, or several of one slot: by its digest, by its text where the server does
         not know it (yet)."""
         keys = [PREFIX + name for name in ((key,) if isinstance(key, str) else key)]
-        text, digest = self._scripts.get(script) or self._prepared(script)
+        text, digest, named = self._scripts.get(script) or self._prepared(script)
         try:
-            answer = await self._nodes.call(keys[0], ("EVALSHA", digest, len(keys), *keys, *arguments))
-            if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
-                answer = await self._nodes.call(keys[0], ("EVAL", text, len(keys), *keys, *arguments))
+            with tracing.span(named):
+                answer = await self._nodes.call(keys[0], ("EVALSHA", digest, len(keys), *keys, *arguments))
+                if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
+                    answer = await self._nodes.call(keys[0], ("EVAL", text, len(keys), *keys, *arguments))
         except OUTAGES as error:
             raise _unavailable(error) from error
         return _good(answer)
 
-    def _prepared(self, script: str) -> tuple[str, str]:
+    def _prepared(self, script: str) -> tuple[str, str, str]:
         text = self._read(script)
-        prepared = self._scripts[script] = (text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+        digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        prepared = self._scripts[script] = (text, digest, f"redis {script}")
         return prepared
 
     async def get(self, key: str) -> bytes | None:

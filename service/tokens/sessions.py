@@ -144,7 +144,8 @@ class Sessions:
         metrics.refreshed(outcome)
         if outcome in REFUSED:
             await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004
-        self._record("session.refresh", outcome, token, client)
+        if outcome != "rotated":  # what happens all the time is counted, and its use noted in the journal
+            self._record("session.refresh", outcome, token, client)
         self.journal.note_use(token.session, int(answer[2]))
         if refusal is not None:
             raise refusal

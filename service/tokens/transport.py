@@ -54,15 +54,21 @@ def mark_of(cookies: Mapping[str, str]) -> str:
 
 def token_answer(grant: Grant, transport: Transport) -> Response[Any]:
     """The answer that carries a grant, never to be cached (RFC 6749 section 5.1); a new device gets its mark."""
-    in_body = transport == "body"
-    body = TokenAnswer(
+    if transport == "body":
+        return Response(in_body(grant), status_code=200, headers=NO_STORE)
+    body = msgspec.structs.replace(in_body(grant), refresh_token=None)
+    return Response(body, status_code=200, headers=NO_STORE, cookies=session_cookies(grant))
+
+
+def in_body(grant: Grant) -> TokenAnswer:
+    """A grant whose refresh token travels in the body."""
+    return TokenAnswer(
         access_token=grant.access_token,
         token_type="Bearer",  # noqa: S106  the kind of token, not one
         expires_in=grant.expires_in,
         scope=grant.scope or None,
-        refresh_token=grant.refresh_token if in_body else None,
+        refresh_token=grant.refresh_token,
     )
-    return Response(body, status_code=200, headers=NO_STORE, cookies=[] if in_body else session_cookies(grant))
 
 
 def session_cookies(grant: Grant) -> list[Cookie]:
