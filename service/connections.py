@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast
 
 import httptools
 import msgspec
@@ -71,6 +71,35 @@ class Sweeper:
             self.watch(connections, loop)
 
 
+class OnePacket:
+    """A transport on which head and body of an answer leave together: uvicorn writes them one after the other, and a
+    second packet costs both ends more than the whole answer."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._unsent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Sends with everything else that is written in this turn of the loop."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(data)
+
+    def close(self) -> None:
+        """Closes, once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            self._transport.write(b"".join(unsent))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
 class BoundedHttp(HttpToolsProtocol):
     """The HTTP parser of uvicorn, with an end to what is not a body: httptools collects headers without one.
 
@@ -94,7 +123,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", OnePacket(transport, self.loop)))
         self._sweeper.watch(self.connections, self.loop)  # type: ignore[arg-type]
 
     def shutdown(self) -> None:
@@ -137,17 +166,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._unread, self._stage, self.since = 0, "head", None
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head, or of the trailers."""
-        if self._stage == "head":
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """A body may follow, which the application bounds, and the framing of its chunks."""
         if self.parser.should_upgrade() and self._is_offer():
             return
         self._unread, self._stage, self.since = -CHUNK_FRAMING, "body", None
         super().on_headers_complete()
+        self.headers = []  # trailers come here, where nobody looks
 
     def on_body(self, body: bytes) -> None:
         """Part of a body."""

@@ -25,7 +25,7 @@ UNLIMITED = (
     *("CHANGE_ACCOUNT", "MAIL_ADDRESS", "MAIL_ADDRESS_NETWORK", "CLIENT_SECRET", "CLIENT_NETWORK", "TOKEN_CLIENT"),
 )
 """Limits that one network with a load generator would meet."""
-PATIENT = ("REDIS_TIMEOUT", "REDIS_POOL_WAIT", "DATABASE_TIMEOUT", "DATABASE_POOL_WAIT")
+PATIENT = ("REDIS_TIMEOUT", "DATABASE_TIMEOUT", "DATABASE_POOL_WAIT")
 """A busy machine must not look like an outage."""
 
 
@@ -118,6 +118,7 @@ def _run(
     """Nothing of the caller's own service reaches it."""
     own = ("VESTIBULE_", "DATABASE_URL", "REDIS_URL")
     environ = {**{name: value for name, value in os.environ.items() if not name.startswith(own)}, **settings}
+    environ["VESTIBULE_METRICS_PORT"] = str(free_port())
     with log.open("w") as out:
         command = [sys.executable, "-m", *module]
         running = subprocess.Popen(command, cwd=PROJECT, env=environ, stdout=out, stderr=out)

@@ -8,7 +8,7 @@ back. redis-py makes the connection: it knows TLS, passwords and Sentinel.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import hiredis
@@ -23,6 +23,7 @@ SECOND_LOOK = 0.02
 """Seconds after which an overdue answer is looked for once more: a busy worker may not have read it yet."""
 ROUND_TRIPS = 2
 """How many times longer than a command a connection may take: Sentinel is asked, a password is given."""
+NOT_PRIMARY = ("READONLY", "MASTERDOWN")
 LONGEST_BACKLOG = 20_000
 """Commands that may wait for their answers; beyond it a flood would only fill the memory."""
 
@@ -53,11 +54,14 @@ class Lane(asyncio.Protocol):
         """Whether commands can be sent at this moment."""
         return self._transport is not None
 
-    async def call(self, *command: str | bytes | int) -> Any:
+    def call(self, command: tuple[str | bytes | int, ...]) -> Awaitable[Any]:
         """The answer to one command, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown`."""
-        if self._transport is None:
-            await self._connected()
-        return await self._send(hiredis.pack_command(cast("Any", command)))
+        packed = hiredis.pack_command(cast("Any", command))
+        return self._call_later(packed) if self._transport is None else self._send(packed)
+
+    async def _call_later(self, packed: bytes) -> Any:
+        await self._connected()
+        return await self._send(packed)
 
     def _send(self, packed: bytes) -> asyncio.Future[Any]:
         if len(self._waiting) >= LONGEST_BACKLOG:
@@ -103,6 +107,8 @@ class Lane(asyncio.Protocol):
             answer, _ = self._waiting.popleft()
             if not answer.done():
                 answer.set_result(reply)
+            if type(reply) is hiredis.ReplyError and str(reply).startswith(NOT_PRIMARY):
+                self.give_up("not the primary any more")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The node closed the connection, or the way to it is gone."""

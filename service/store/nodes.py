@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hiredis
@@ -18,14 +18,13 @@ from redis.exceptions import RedisClusterException, RedisError
 from service import background
 from service.redis_url import RedisUrl
 from service.settings import Settings
-from service.store.lane import ROUND_TRIPS, Lane, LaneDown
+from service.store.lane import NOT_PRIMARY, ROUND_TRIPS, Lane, LaneDown
 
 log = structlog.get_logger("vestibule.redis")
 
 REFRESH_PAUSE = 0.5
 """Seconds between two looks at a cluster that has lost a node."""
 REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
-NOT_PRIMARY = ("READONLY", "MASTERDOWN")
 MOST_IDLE = 10
 
 Command = tuple[str | bytes | int, ...]
@@ -40,7 +39,7 @@ class Nodes(ABC):
         self.reconnected = asyncio.Event()
 
     @abstractmethod
-    async def call(self, key: str, command: Command) -> Any:
+    def call(self, key: str, command: Command) -> Awaitable[Any]:
         """The answer, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown` or `RedisError`."""
 
     @abstractmethod
@@ -64,12 +63,9 @@ class OneNode(Nodes):
         self._client = client
         self._lane = Lane(client.connection_pool.make_connection, timeout, self.reconnected.set)
 
-    async def call(self, key: str, command: Command) -> Any:
+    def call(self, key: str, command: Command) -> Awaitable[Any]:
         """See `Nodes`."""
-        answer = await self._lane.call(*command)
-        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith(NOT_PRIMARY):
-            self._lane.give_up("not the primary any more")
-        return answer
+        return self._lane.call(command)
 
     async def everywhere(self, command: Command) -> list[Any]:
         """See `Nodes`."""
@@ -108,7 +104,7 @@ class ClusterNodes(Nodes):
             node = self._cluster.get_node_from_key(key)
             if node is None:
                 raise LaneDown("no node serves the slot")
-            answer = await self._lane(node).call(*command)
+            answer = await self._lane(node).call(command)
         except (LaneDown, RedisClusterException):
             self._look_again()
             raise
@@ -121,7 +117,7 @@ class ClusterNodes(Nodes):
     async def everywhere(self, command: Command) -> list[Any]:
         """See `Nodes`."""
         await self._map()
-        return [await self._lane(node).call(*command) for node in self._cluster.get_primaries()]
+        return [await self._lane(node).call(command) for node in self._cluster.get_primaries()]
 
     async def client(self) -> Redis:
         """See `Nodes`. What one node publishes, all of them hear."""

@@ -1,6 +1,6 @@
 """What is true of an access token at this moment: genuine, in its time, and what it stands for alive."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -49,11 +49,12 @@ class Inspection:
             return None
         claims = verified.claims
         client = await self.clients.acting(claims.client_id)
-        roles = await self._roles(verified, client) if client and self._is_open_to(client, claims.aud) else None
+        last: Active | None = verified.told
+        is_open = client is not None and ((last and last.client is client) or self._is_open_to(client, claims.aud))
+        roles = await self._roles(verified, client) if client and is_open else None
         if client is None or roles is None:
             log.debug("inactive: what it stands for has ended", client=claims.client_id)
             return None
-        last: Active | None = verified.told
         if last is None or last.client is not client or last.told_roles != roles:
             verified.told = last = _active(claims, client, roles)
         return last
@@ -63,11 +64,14 @@ class Inspection:
         meant = (audience,) if isinstance(audience, str) else audience
         return any(one == self.clients.audience or one in client.audiences for one in meant)
 
-    async def _roles(self, token: Verified, client: Client) -> bytes | None:
+    def _roles(self, token: Verified, client: Client) -> Awaitable[bytes | None]:
         """The roles of whom the token speaks for; None when that has ended. A service has no roles but its scopes."""
         claims = token.claims
         if isinstance(claims, PersonClaims):
-            return await self.healing.roles_while_live(token)
+            return self.healing.roles_while_live(token)
+        return self._roles_of_service(claims, client)
+
+    async def _roles_of_service(self, claims: ServiceClaims, client: Client) -> bytes | None:
         speaks_for_itself = claims.sub == client.id and "client_credentials" in client.grants
         if not speaks_for_itself or await self.healing.is_denied(claims):
             return None
