@@ -29,11 +29,10 @@ from service.tokens.transport import in_body
 INTROSPECT = "/introspect"
 REFRESH = "/auth/refresh"
 FORM = b"application/x-www-form-urlencoded"
-PLAIN_FORM = re.compile(
-    rb"token=([A-Za-z0-9_-]{1,1024}\.[A-Za-z0-9_-]{1,4096}\.[A-Za-z0-9_-]{86})"
-    rb"(?:&token_type_hint=access_token)?"
-)
-"""One access token by its shape, in characters that a form does not encode."""
+LONGEST_BODY = 4200
+HINTS = frozenset((b"", b"token_type_hint=access_token", b"token_type_hint=refresh_token"))
+ENCODED = (b"%", b"+", b"\x00")
+"""What stands for something else in a form, or for nothing good."""
 PLAIN_RENEWAL = re.compile(
     rb'\s*\{\s*"refresh_token"\s*:\s*"(vrt_[A-Za-z0-9_-]{1,250})"\s*(?:,\s*"client_id"\s*:\s*"([a-z0-9_-]{1,64})"\s*)?\}\s*'
 )
@@ -92,8 +91,8 @@ class IntrospectionShortcut:
             return
         started = time.perf_counter()
         message = await receive()
-        plain = _whole(message, PLAIN_FORM)
-        answer = await self._answer(scope, plain[1].decode(), caller) if plain is not None else None
+        token = _form_token(_whole(message))
+        answer = await self._answer(scope, token, caller) if token else None
         if answer is None:
             await self._app(scope, _again(message, receive), send)
             return
@@ -132,7 +131,7 @@ class RefreshShortcut:
             await self._app(scope, receive, send)
             return
         message = await receive()
-        plain = _whole(message, PLAIN_RENEWAL)
+        plain = PLAIN_RENEWAL.fullmatch(_whole(message))
         if plain is None:
             await self._app(scope, _again(message, receive), send)
             return
@@ -168,11 +167,17 @@ def _is_plain_json(scope: HTTPScope) -> bool:
     return is_json
 
 
-def _whole(message: ReceiveMessage, shape: re.Pattern[bytes]) -> re.Match[bytes] | None:
-    """What a body says that came in one piece and has this shape."""
-    if message["type"] != "http.request" or message.get("more_body"):
-        return None
-    return shape.fullmatch(message["body"])
+def _whole(message: ReceiveMessage) -> bytes:
+    """A body that came in one piece; nothing, which is no plain body, for any other."""
+    is_whole = message["type"] == "http.request" and not message.get("more_body")
+    return message["body"] if is_whole and message["type"] == "http.request" else b""
+
+
+def _form_token(body: bytes) -> str:
+    """The token of a form that says no more than that and its kind, in characters that are themselves; else nothing."""
+    token, _, rest = body.partition(b"&")
+    is_plain = token.startswith(b"token=") and rest in HINTS and len(body) <= LONGEST_BODY and body.isascii()
+    return token[6:].decode() if is_plain and not any(sign in token for sign in ENCODED) else ""
 
 
 def _authorization(scope: HTTPScope) -> bytes | None:

@@ -27,7 +27,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 NumericDate = Annotated[int, msgspec.Meta(ge=0, le=2**43)]
 
 
-class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The claims of every access token (RFC 9068 section 2.2), times in seconds; no personal data.
 
     `scope` is left out when it is empty; `nbf` is read where a token has it, and never written.
@@ -44,7 +44,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nbf: NumericDate = 0
 
 
-class PersonClaims(Claims, frozen=True, kw_only=True):
+class PersonClaims(Claims, frozen=True, kw_only=True, gc=False):
     """A person speaks, through a session: `sub` is their account."""
 
     sid: Text
@@ -53,7 +53,7 @@ class PersonClaims(Claims, frozen=True, kw_only=True):
     roles: tuple[str, ...]
 
 
-class ServiceClaims(Claims, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServiceClaims(Claims, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A client speaks for itself: `sub` is its id (RFC 9068 section 2.2), and nothing of a person is in it."""
 
 
@@ -125,10 +125,11 @@ class Signer:
         key = keyring.find(kid, now) if kid is not None else None
         if kid is not None and key is None and kid in keyring.unreadable:
             raise Unavailable(f"the signing key {kid} cannot be unsealed here")
-        signature, payload = from_base64url(tail), from_base64url(body)
-        if key is None or signature is None or payload is None:
+        signature = from_base64url(tail)
+        if key is None or signature is None or not self._ecdsa.verify(signed.encode(), key.public, signature):
             return None
-        return _read_claims(payload) if self._ecdsa.verify(signed.encode(), key.public, signature) else None
+        payload = from_base64url(body)
+        return _read_claims(payload) if payload is not None else None
 
     def in_force(self, claims: Claims, now: datetime) -> bool:
         """Whether claims are ours, and in their time."""

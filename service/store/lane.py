@@ -32,6 +32,11 @@ class LaneDown(Exception):
     """The node is away or does not answer; the text says what is known."""
 
 
+def packed(command: tuple[str | bytes | int, ...]) -> bytes:
+    """A command as it travels."""
+    return cast("bytes", hiredis.pack_command(cast("Any", command)))
+
+
 class Lane(asyncio.Protocol):
     """Sends commands and gives each caller the answer to its own. Raises `LaneDown` for every outage."""
 
@@ -54,16 +59,15 @@ class Lane(asyncio.Protocol):
         """Whether commands can be sent at this moment."""
         return self._transport is not None
 
-    def call(self, command: tuple[str | bytes | int, ...]) -> Awaitable[Any]:
-        """The answer to one command, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown`."""
-        packed = hiredis.pack_command(cast("Any", command))
-        return self._call_later(packed) if self._transport is None else self._send(packed)
+    def call(self, command: bytes) -> Awaitable[Any]:
+        """The answer to one `packed` command, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown`."""
+        return self._call_later(command) if self._transport is None else self._send(command)
 
-    async def _call_later(self, packed: bytes) -> Any:
+    async def _call_later(self, command: bytes) -> Any:
         await self._connected()
-        return await self._send(packed)
+        return await self._send(command)
 
-    def _send(self, packed: bytes) -> asyncio.Future[Any]:
+    def _send(self, command: bytes) -> asyncio.Future[Any]:
         if len(self._waiting) >= LONGEST_BACKLOG:
             raise LaneDown("too many commands wait")
         loop = asyncio.get_running_loop()
@@ -71,7 +75,7 @@ class Lane(asyncio.Protocol):
         self._waiting.append((answer, loop.time() + self._timeout))
         if not self._unsent:
             loop.call_soon(self._flush)
-        self._unsent.append(packed)
+        self._unsent.append(command)
         if self._watch is None:
             self._watch = loop.call_later(self._timeout, self._look)
         return answer

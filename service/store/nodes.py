@@ -18,7 +18,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from service import background
 from service.redis_url import RedisUrl
 from service.settings import Settings
-from service.store.lane import NOT_PRIMARY, ROUND_TRIPS, Lane, LaneDown
+from service.store.lane import NOT_PRIMARY, ROUND_TRIPS, Lane, LaneDown, packed
 
 log = structlog.get_logger("vestibule.redis")
 
@@ -39,8 +39,11 @@ class Nodes(ABC):
         self.reconnected = asyncio.Event()
 
     @abstractmethod
-    def call(self, key: str, command: Command) -> Awaitable[Any]:
-        """The answer, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown` or `RedisError`."""
+    def call(self, key: str, command: Command, by_digest: bytes | None = None) -> Awaitable[Any]:
+        """The answer, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown` or `RedisError`.
+
+        `by_digest` is a shorter form of the command, packed already, which is tried first.
+        """
 
     @abstractmethod
     async def everywhere(self, command: Command) -> list[Any]:
@@ -63,9 +66,9 @@ class OneNode(Nodes):
         self._client = client
         self._lane = Lane(client.connection_pool.make_connection, timeout, self.reconnected.set)
 
-    def call(self, key: str, command: Command) -> Awaitable[Any]:
+    def call(self, key: str, command: Command, by_digest: bytes | None = None) -> Awaitable[Any]:
         """See `Nodes`."""
-        return self._lane.call(command)
+        return self._lane.call(by_digest or packed(command))
 
     async def everywhere(self, command: Command) -> list[Any]:
         """See `Nodes`."""
@@ -97,14 +100,14 @@ class ClusterNodes(Nodes):
         self._refreshing: asyncio.Task[None] | None = None
         self._listener: Redis | None = None
 
-    async def call(self, key: str, command: Command) -> Any:
+    async def call(self, key: str, command: Command, by_digest: bytes | None = None) -> Any:
         """See `Nodes`. What a slot's move or a failover interrupts goes through redis-py, which finds the new place."""
         await self._map()
         try:
             node = self._cluster.get_node_from_key(key)
             if node is None:
                 raise LaneDown("no node serves the slot")
-            answer = await self._lane(node).call(command)
+            answer = await self._lane(node).call(by_digest or packed(command))
         except (LaneDown, RedisClusterException):
             self._look_again()
             raise
@@ -117,7 +120,7 @@ class ClusterNodes(Nodes):
     async def everywhere(self, command: Command) -> list[Any]:
         """See `Nodes`."""
         await self._map()
-        return [await self._lane(node).call(command) for node in self._cluster.get_primaries()]
+        return [await self._lane(node).call(packed(command)) for node in self._cluster.get_primaries()]
 
     async def client(self) -> Redis:
         """See `Nodes`. What one node publishes, all of them hear."""

@@ -6,6 +6,7 @@ Nothing is retried here: a retry multiplies the time that a request hangs. What 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -18,8 +19,8 @@ from service import tracing
 from service.errors import Unavailable
 from service.settings import Settings
 from service.store import nodes
-from service.store.lane import LaneDown
-from service.store.nodes import Nodes
+from service.store.lane import LaneDown, packed
+from service.store.nodes import Command, Nodes
 
 PREFIX = "vestibule:"
 LISTEN = 60.0
@@ -27,6 +28,16 @@ LISTEN = 60.0
 
 OUTAGES = (LaneDown, RedisError, OSError, TimeoutError)
 Value = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A call of a script: `packed` by its digest, `command` by its text."""
+
+    named: str
+    key: str
+    command: Command
+    packed: bytes
 
 
 class RedisStore:
@@ -48,18 +59,27 @@ class RedisStore:
     async def run(self, script: str, key: str | tuple[str, ...], *arguments: Value) -> Any:
         """Runs `lua/<script>.lua` on a key, or several of one slot: by its digest, by its text where the server does
         not know it (yet)."""
+        return await self.again(self.prepare(script, key, *arguments))
+
+    def prepare(self, script: str, key: str | tuple[str, ...], *arguments: Value) -> "Prepared":
+        """The same for `again`: what never changes about it is done once."""
         keys = [PREFIX + name for name in ((key,) if isinstance(key, str) else key)]
-        text, digest, named = self._scripts.get(script) or self._prepared(script)
+        text, digest, named = self._scripts.get(script) or self._read_in(script)
+        rest = (len(keys), *keys, *arguments)
+        return Prepared(named, keys[0], ("EVAL", text, *rest), packed(("EVALSHA", digest, *rest)))
+
+    async def again(self, prepared: "Prepared") -> Any:
+        """Runs what was prepared."""
         try:
-            with tracing.span(named):
-                answer = await self._nodes.call(keys[0], ("EVALSHA", digest, len(keys), *keys, *arguments))
+            with tracing.span(prepared.named):
+                answer = await self._nodes.call(prepared.key, prepared.command, prepared.packed)
                 if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
-                    answer = await self._nodes.call(keys[0], ("EVAL", text, len(keys), *keys, *arguments))
+                    answer = await self._nodes.call(prepared.key, prepared.command)
         except OUTAGES as error:
             raise _unavailable(error) from error
         return _good(answer)
 
-    def _prepared(self, script: str) -> tuple[str, str, str]:
+    def _read_in(self, script: str) -> tuple[str, str, str]:
         text = self._read(script)
         digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
         prepared = self._scripts[script] = (text, digest, f"redis {script}")

@@ -44,9 +44,9 @@ class Healing:
         if session in self.overlay.sessions or claims.jti in self.overlay.tokens:
             return None
         try:
-            answer = await self._inspected(claims, session, token.generation)
+            answer = await self._inspected(token)
             if answer[0] == b"unknown" and await self.restore(session):
-                answer = await self._inspected(claims, session, token.generation)
+                answer = await self._inspected(token)
         except Unavailable:
             return await self._roles_from_journal(claims, session)
         return bytes(answer[2]) if answer[0] == b"live" else None
@@ -78,10 +78,14 @@ class Healing:
         written = [await self._write(kept) for kept in missing if self._idle_end(kept) > self.clock()]
         return any(written)
 
-    async def _inspected(self, claims: PersonClaims | ServiceClaims, session: bytes, generation: int) -> Any:
-        keys = f"sessions:{{{claims.sub}}}", denial(claims.sub, claims.jti)
-        answer = await self.store.run("inspect", keys, session, generation, USE_NOTED_EVERY)
-        if answer[1] != session:  # a connection that mixed up answers must not pass
+    async def _inspected(self, token: Verified) -> Any:
+        claims, asking = token.claims, token.asking
+        if asking is None:
+            keys = f"sessions:{{{claims.sub}}}", denial(claims.sub, claims.jti)
+            arguments = token.session or b"", token.generation, USE_NOTED_EVERY
+            asking = token.asking = self.store.prepare("inspect", keys, *arguments)
+        answer = await self.store.again(asking)
+        if answer[1] != token.session:  # a connection that mixed up answers must not pass
             raise Unavailable("the store answered about another session")
         return answer
 

@@ -15,6 +15,7 @@ from service import metrics
 from service.crypto.keyring import Keyring
 from service.crypto.opaque import from_base64url
 from service.crypto.signer import PersonClaims, ServiceClaims, Signer
+from service.store.redis import Prepared
 
 MOST = 10_000
 """Tokens remembered by a worker; with 4 KB for the longest one there is also an end to the bytes."""
@@ -23,13 +24,17 @@ SESSION_BYTES = 16
 
 @dataclass(slots=True, eq=False)
 class Verified:
-    """A genuine token taken apart. `session` is None for one of a service; `told` is for what was last said of it."""
+    """A genuine token taken apart. `session` is None for one of a service.
+
+    `told` is for what was last said of it, `asking` for how Redis is asked about it.
+    """
 
     claims: PersonClaims | ServiceClaims
     account: UUID | None = None
     session: bytes | None = None
     generation: int = -1
     told: Any = field(default=None, repr=False)
+    asking: Prepared | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, claims: PersonClaims | ServiceClaims) -> "Verified | None":
