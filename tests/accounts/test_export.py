@@ -42,6 +42,10 @@ LEFT_OUT: dict[type[Table], dict[str, str]] = {
         "salt": "a secret",
         "amr": "in the event of its opening",
         "scope": "what the front end is registered for",
+        "granted": "what the front end was registered for when it began",
+        "authenticated_at": "in the event of its opening, or of the password given again",
+        "used_at": "the same as last_seen_at, but less exact",
+        "generation": "says nothing",
     },
     Identity: {"account_id": "the person", "sealed": "secrets", "leased_until": "says nothing"},
     AuditEvent: {"id": "says nothing", "account_id": "the person", "request_id": "says nothing"},
@@ -72,8 +76,8 @@ SHOWN: dict[type[Table], type[msgspec.Struct]] = {
     OutboxRow: ExportedMail,
     Identity: ExportedIdentity,
 }
-OF_NOBODY = {"clients", "client_secrets", "apis", "signing_keys"}
-"""Tables that hold nothing about people."""
+OF_NOBODY = {"clients", "client_secrets", "apis", "signing_keys", "revocations"}
+"""Tables that hold nothing about people, or only ids of what has ended: sessions tells the same."""
 DERIVED: dict[type[Table], set[str]] = {Account: {"has_password"}, SessionRow: {"last_seen_at"}}
 
 

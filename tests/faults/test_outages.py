@@ -580,7 +580,8 @@ ALL_WELL = {
     "me": 200,
     "logout": 204,
 }
-NO_REDIS = dict.fromkeys(ALL_WELL, 503)
+NOTHING = dict.fromkeys(ALL_WELL, 503)
+NO_REDIS = {**NOTHING, "introspect": 200, "me": 200}
 NO_MEMORY = {**ALL_WELL, "register": 503, "resend": 503, "verify": 503, "login": 503}
 NO_POSTGRES = {**ALL_WELL, "register": 503, "resend": 503, "verify": 503, "login": 503, "me": 503, "logout": 503}
 NO_JOURNAL = {**ALL_WELL, "verify": 503, "login": 503, "logout": 503}
@@ -595,7 +596,7 @@ class Outage:
 
     @property
     def of_redis(self) -> bool:
-        return self.answers in (NO_REDIS, NO_MEMORY)
+        return self.answers in (NOTHING, NO_REDIS, NO_MEMORY)
 
 
 REDIS_FAILS = frozenset({"redis", "clock_skew"})
@@ -610,7 +611,7 @@ OUTAGES = [
     Outage("postgres gone", postgres_gone, NO_POSTGRES, POSTGRES_FAILS),
     Outage("postgres without connections", postgres_without_connections, NO_POSTGRES, POSTGRES_FAILS),
     Outage("sessions locked", sessions_locked, NO_JOURNAL),
-    Outage("both hung", both_hung, NO_REDIS, REDIS_FAILS | POSTGRES_FAILS),
+    Outage("both hung", both_hung, NOTHING, REDIS_FAILS | POSTGRES_FAILS),
     Outage("mail gone", mail_gone, ALL_WELL, frozenset({"mail"})),
 ]
 
@@ -741,6 +742,12 @@ def test_an_outage_is_never_a_refusal(story: Story) -> None:
 def test_introspection_and_refresh_do_not_need_postgres(story: Story) -> None:
     if story.outage.answers in (NO_POSTGRES, NO_JOURNAL):
         assert {answer.status for answer in story.answers("introspect", "refresh")} == {200}
+
+
+@pytest.mark.standard("PF-39")
+def test_introspection_does_not_need_redis(story: Story) -> None:
+    if story.outage.answers is NO_REDIS:
+        assert {answer.status for answer in story.answers("introspect")} == {200}
 
 
 @pytest.mark.standard("PF-28")
@@ -895,7 +902,7 @@ async def test_a_worker_that_starts_in_an_outage_waits_for_its_stores(
                 told = {path: (await http.get(path)).status_code for path in ("/readyz", "/startupz", "/healthz")}
                 assert set(told.values()) == {503}
                 answers = await visitor.meet()
-                assert {answers[name].status for name in NO_REDIS} == {503}
+                assert {answers[name].status for name in NOTHING} == {503}
         async with httpx.AsyncClient(base_url=late.url, timeout=30) as http:
             for path in ("/readyz", "/startupz", "/healthz"):
                 assert await comes_true(lambda path=path: _is(http, path, 200), 5) < math.inf  # type: ignore[misc]
@@ -974,7 +981,8 @@ async def test_a_rotation_whose_answer_is_lost_is_answered_again(
             wire.deaf = True
             lost = [await visitor.refresh(first), await visitor.ask("introspect"), await visitor.ask("logout")]
             wire.deaf = False
-            assert {answer.status for answer in lost} == {503}
+            assert [answer.status for answer in lost] == [503, 200, 503]
+            assert lost[1].body["active"] is True
             assert max(answer.seconds for answer in lost) < 1
 
             async def is_back() -> bool:

@@ -29,6 +29,7 @@ from service.audit import AuditEvent
 from service.crypto.keyring import Keyring
 from service.setting_values import Rate
 from service.settings import Settings
+from service.store.postgres import Database
 from service.tokens.clients import ClientSecret
 from service.tokens.journal import SessionRow
 from service.wiring import Services
@@ -751,14 +752,22 @@ async def test_a_store_that_is_away_is_never_an_inactive_token(
     services: Services, settings: Settings, wall_clock: TestClock, outbox: Outbox, person: Person
 ) -> None:
     cut_off = msgspec.structs.replace(settings, redis_url=type(settings.redis_url)("redis://127.0.0.1:1/0"))
+    nowhere = type(settings.database_url)("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    no_journal = Database.connect(msgspec.structs.replace(settings, database_url=nowhere))
     caller = await new_client(services)
     async with worker(cut_off, wall_clock, outbox) as running, browser(create_app(running)) as http:
+        kept = await ask(http, caller, person.access_token)
+        running.recall.database = no_journal
         live = await ask(http, caller, person.access_token)
+        refresh = await ask(http, caller, person.refresh_token)
         dead = await ask(http, caller, "garbage")
         guess = await ask(http, Introspector(caller.client_id, "x"), person.access_token)
+    await no_journal.close()
 
-    assert_refused(live, 503, "temporarily_unavailable")
-    assert int(live.headers["retry-after"]) >= 1
+    assert (kept.status_code, kept.json()["active"]) == (200, True)
+    for answer in (live, refresh):
+        assert_refused(answer, 503, "temporarily_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
     assert_inactive(dead)
     assert guess.status_code in {401, 503}
     assert "active" not in guess.text
