@@ -27,6 +27,9 @@ LONGEST_BACKLOG = 20_000
 """Commands that may wait for their answers; beyond it a flood would only fill the memory."""
 
 
+ASKING = hiredis.pack_command(("ASKING",))
+
+
 class LaneDown(Exception):
     """The node is away or does not answer; the text says what is known."""
 
@@ -53,11 +56,23 @@ class Lane(asyncio.Protocol):
         """Whether commands can be sent at this moment."""
         return self._transport is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer or a connection."""
+        return not self._waiting and self._attempt is None
+
     async def call(self, *command: str | bytes | int) -> Any:
         """The answer to one command, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown`."""
         if self._transport is None:
             await self._connected()
         return await self._send(hiredis.pack_command(cast("Any", command)))
+
+    async def ask(self, *command: str | bytes | int) -> Any:
+        """The same for a key that is on its way to this node: the word for that goes right before the command."""
+        if self._transport is None:
+            await self._connected()
+        _, answer = await asyncio.gather(self._send(ASKING), self._send(hiredis.pack_command(cast("Any", command))))
+        return answer
 
     def _send(self, packed: bytes) -> asyncio.Future[Any]:
         if len(self._waiting) >= LONGEST_BACKLOG:
