@@ -28,6 +28,9 @@ LONGEST_BACKLOG = 20_000
 """Commands that may wait for their answers; beyond it a flood would only fill the memory."""
 
 
+ASKING = hiredis.pack_command(("ASKING",))
+
+
 class LaneDown(Exception):
     """The node is away or does not answer; the text says what is known."""
 
@@ -59,9 +62,21 @@ class Lane(asyncio.Protocol):
         """Whether commands can be sent at this moment."""
         return self._transport is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer or a connection."""
+        return not self._waiting and self._attempt is None
+
     def call(self, command: bytes) -> Awaitable[Any]:
         """The answer to one `packed` command, an error of the server as a `hiredis.ReplyError`. Raises `LaneDown`."""
         return self._call_later(command) if self._transport is None else self._send(command)
+
+    async def ask(self, command: bytes) -> Any:
+        """The same for a key that is on its way to this node: the word for that goes right before the command."""
+        if self._transport is None:
+            await self._connected()
+        _, answer = await asyncio.gather(self._send(ASKING), self._send(command))
+        return answer
 
     async def _call_later(self, command: bytes) -> Any:
         await self._connected()

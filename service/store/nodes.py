@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -24,7 +24,12 @@ log = structlog.get_logger("vestibule.redis")
 
 REFRESH_PAUSE = 0.5
 """Seconds between two looks at a cluster that has lost a node."""
-REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+REDIRECTS = ("MOVED", "ASK", "TRYAGAIN")
+MISPLACED = (*REDIRECTS, *NOT_PRIMARY, "CLUSTERDOWN")
+"""What a node of a cluster says when our map of the slots may be old."""
+MOST_HOPS = 4
+HOP_PAUSE = 0.02
+"""Seconds until a command on several keys is tried again, of which some have moved and some have not."""
 MOST_IDLE = 10
 
 Command = tuple[str | bytes | int, ...]
@@ -61,9 +66,10 @@ class Nodes(ABC):
 class OneNode(Nodes):
     """One server, or the primary that Sentinel names at the moment of connecting."""
 
-    def __init__(self, client: Redis, timeout: float) -> None:
+    def __init__(self, client: Redis, timeout: float, sentinels: Sequence[Redis] = ()) -> None:
         super().__init__()
         self._client = client
+        self._sentinels = sentinels
         self._lane = Lane(client.connection_pool.make_connection, timeout, self.reconnected.set)
 
     def call(self, key: str, command: Command, by_digest: bytes | None = None) -> Awaitable[Any]:
@@ -81,63 +87,82 @@ class OneNode(Nodes):
     async def close(self) -> None:
         """See `Nodes`."""
         await self._lane.close()
-        await self._client.aclose()
-        await self._client.connection_pool.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
+            await client.connection_pool.aclose()
 
 
 class ClusterNodes(Nodes):
-    """A cluster. redis-py knows its map of slots and follows redirections, each primary has a lane of ours."""
+    """A cluster. redis-py reads its map of slots, each primary has a lane of ours, and so has each node that a slot
+    moves to."""
 
     is_sharded = True
 
     def __init__(self, cluster: RedisCluster, timeout: float) -> None:
         super().__init__()
         self._cluster = cluster
+        self._known = cluster.nodes_manager
+        self._seeds = dict(self._known.startup_nodes)
         self._timeout = timeout
         self._lanes: dict[str, Lane] = {}
         self._is_mapped = False
-        self._map_failed_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._mapping: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._listener: Redis | None = None
+        self._listens_to = ""
 
     async def call(self, key: str, command: Command, by_digest: bytes | None = None) -> Any:
-        """See `Nodes`. What a slot's move or a failover interrupts goes through redis-py, which finds the new place."""
+        """See `Nodes`. Goes after a slot that moves or has moved."""
         await self._map()
         try:
-            node = self._cluster.get_node_from_key(key)
-            if node is None:
-                raise LaneDown("no node serves the slot")
-            answer = await self._lane(node).call(by_digest or packed(command))
-        except (LaneDown, RedisClusterException):
+            answer = await self._lane(self._owner(key)).call(by_digest or packed(command))
+            if _is_misplaced(answer):
+                self._look_again()
+                answer = await self._followed(key, command, answer)
+        except LaneDown:
             self._look_again()
             raise
-        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith((*REDIRECTS, *NOT_PRIMARY)):
-            self._look_again()
-            async with asyncio.timeout(self._timeout):
-                return await self._cluster.execute_command(*command)
         return answer
 
     async def everywhere(self, command: Command) -> list[Any]:
         """See `Nodes`."""
         await self._map()
-        return [await self._lane(node).call(packed(command)) for node in self._cluster.get_primaries()]
+        try:
+            return [await self._lane(node).call(packed(command)) for node in self._cluster.get_primaries()]
+        except LaneDown:
+            self._look_again()
+            raise
 
     async def client(self) -> Redis:
         """See `Nodes`. What one node publishes, all of them hear."""
         await self._map()
         if self._listener is None:
-            node = self._cluster.get_default_node()
+            node = self._cluster.get_primaries()[0]
             self._listener = Redis(connection_pool=BlockingConnectionPool(**_alone(node)))
+            self._listens_to = node.name
         return self._listener
 
     async def close(self) -> None:
         """See `Nodes`."""
+        await background.end(self._mapping)
         await background.end(self._refreshing)
         for lane in self._lanes.values():
             await lane.close()
-        if self._listener is not None:
-            await self._listener.aclose()
-        await self._cluster.aclose()
+        await self._stop_listening()
+        for seed in self._seeds.values():
+            await seed.disconnect()
+        await self._known.aclose()
+        await self._known.aclose("startup_nodes")
+
+    def _owner(self, key: str) -> ClusterNode:
+        try:
+            node = self._cluster.get_node_from_key(key)
+        except RedisClusterException:
+            node = None
+        if node is None:
+            raise LaneDown("no node serves the slot")
+        return node
 
     def _lane(self, node: ClusterNode) -> Lane:
         lane = self._lanes.get(node.name)
@@ -145,17 +170,48 @@ class ClusterNodes(Nodes):
             lane = self._lanes[node.name] = Lane(_maker(node), self._timeout, self.reconnected.set)
         return lane
 
+    async def _followed(self, key: str, command: Command, answer: Any) -> Any:
+        """The answer from where the first one led, or the last refusal when that leads nowhere."""
+        for _ in range(MOST_HOPS):
+            if not _is_misplaced(answer, REDIRECTS):
+                break
+            word, *told = str(answer).split()
+            if word == "TRYAGAIN":
+                await asyncio.sleep(HOP_PAUSE)
+                answer = await self._lane(self._owner(key)).call(packed(command))
+            else:
+                lane = self._lane(self._at(told[-1], key))
+                answer = await (lane.ask(packed(command)) if word == "ASK" else lane.call(packed(command)))
+        return answer
+
+    def _at(self, address: str, key: str) -> ClusterNode:
+        """The node of a redirection, which names no host where it is the host that was asked."""
+        host, _, port = address.rpartition(":")
+        host = host or self._owner(key).host
+        known = self._known.get_node(host, int(port))
+        return known or ClusterNode(host, int(port), **self._cluster.connection_kwargs)
+
     async def _map(self) -> None:
-        """Reads the map of slots before the first command; while that fails, one caller at a time tries."""
+        """Waits for the first map of slots. While it cannot be read, it is tried now and then."""
         if self._is_mapped:
             return
         now = asyncio.get_running_loop().time()
-        if now < self._map_failed_at + REFRESH_PAUSE:
-            raise LaneDown("the map of the cluster could not be read")
-        self._map_failed_at = now
+        if self._mapping is None or (self._mapping.done() and now >= self._tried_at + REFRESH_PAUSE):
+            self._tried_at = now
+            self._mapping = asyncio.create_task(self._read_map(), name="redis-cluster-map")
         async with asyncio.timeout(self._timeout * ROUND_TRIPS):
-            await self._cluster.initialize()
-        self._is_mapped, self._map_failed_at = True, float("-inf")
+            await asyncio.shield(self._mapping)
+
+    async def _read_map(self) -> None:
+        """Raises `LaneDown`. The nodes of the URL are asked too: every other may have another address by now."""
+        for name, node in self._seeds.items():
+            self._known.startup_nodes.setdefault(name, node)
+        try:
+            async with asyncio.timeout(self._timeout * max(ROUND_TRIPS, len(self._known.startup_nodes))):
+                await self._known.initialize()
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise LaneDown("the map of the cluster could not be read") from error
+        self._is_mapped = True
 
     def _look_again(self) -> None:
         """Reads the map anew in the background, once at a time and not too often."""
@@ -164,16 +220,21 @@ class ClusterNodes(Nodes):
 
     async def _refresh(self) -> None:
         try:
-            await self._cluster.nodes_manager.initialize()
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("the map of the cluster could not be read", reason=type(error).__name__)
+            await self._read_map()
+        except LaneDown as error:
+            log.warning("the map of the cluster could not be read", reason=type(error.__cause__).__name__)
         served = {node.name for node in self._cluster.get_primaries()}
-        for name in self._lanes.keys() - served:
+        for name in [name for name in self._lanes.keys() - served if self._lanes[name].is_idle]:
             await self._lanes.pop(name).close()
+        if self._listens_to not in served:
+            await self._stop_listening()
+        await asyncio.sleep(REFRESH_PAUSE)
+
+    async def _stop_listening(self) -> None:
+        """Who listens is told that the connection ended, and asks for another client."""
         self._listener, listener = None, self._listener
         if listener is not None:
-            await listener.aclose()
-        await asyncio.sleep(REFRESH_PAUSE)
+            await listener.connection_pool.aclose()
 
 
 def connect(settings: Settings) -> Nodes:
@@ -192,9 +253,8 @@ def connect(settings: Settings) -> Nodes:
     limits |= {"username": url.username, "password": url.password}
     if url.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in url.hosts]
-        return ClusterNodes(
-            RedisCluster(startup_nodes=nodes, ssl=url.is_encrypted, cluster_error_retry_attempts=1, **limits), seconds
-        )
+        cluster = RedisCluster(startup_nodes=nodes, ssl=url.is_encrypted, retry=_never(), **limits)
+        return ClusterNodes(cluster, seconds)
     sentinel_limits = {
         "socket_timeout": seconds,
         "socket_connect_timeout": seconds,
@@ -206,7 +266,12 @@ def connect(settings: Settings) -> Nodes:
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
         list(url.hosts), sentinel_kwargs=sentinel_limits, ssl=url.is_encrypted, **limits
     )
-    return OneNode(sentinel.master_for(url.primary, db=url.database, retry=_never()), seconds)
+    client = sentinel.master_for(url.primary, db=url.database, retry=_never())
+    return OneNode(client, seconds, sentinel.sentinels)
+
+
+def _is_misplaced(answer: Any, by: tuple[str, ...] = MISPLACED) -> bool:
+    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith(by)
 
 
 def _never() -> Retry:
