@@ -149,10 +149,11 @@ async def test_the_way_in_and_out_leaves_one_event_for_each_decision(
     assert session
 
     first = entered.json()["refresh_token"]
-    for outcome in ("rotated", "repeated"):
+    await trail.post("/auth/refresh", {"refresh_token": first})  # what happens all the time is counted, not noted
+    for _ in range(2):
         answer, request = await trail.post("/auth/refresh", {"refresh_token": first})
         [event] = await trail.noted(request, 1)
-        assert (event["event"], event["outcome"]) == ("session.refresh", outcome)
+        assert (event["event"], event["outcome"]) == ("session.refresh", "repeated")
         assert (event["account_id"], event["client_id"], event["session_id"]) == (account, "web", session)
         assert event["detail"] == {"generation": 0}
     _, request = await trail.post("/auth/logout", {"refresh_token": answer.json()["refresh_token"]})
@@ -281,6 +282,10 @@ async def everything_logged(*, readable: bool, tty: bool = False) -> AsyncIterat
             logging.getLogger(name).setLevel(logging.WARNING)
         yield stream
     finally:
+        for handler in root.handlers:
+            sink = getattr(handler, "stream", None)
+            if isinstance(sink, logs.Sink):
+                await asyncio.to_thread(sink.settle)
         sys.stdout = stdout
         root.handlers = handlers
         structlog.configure(**config)
@@ -334,7 +339,7 @@ async def test_no_secret_of_a_request_reaches_the_log_or_the_trail(
         await services.audit.flush()
     written = log.getvalue()
 
-    for line in ("account.register", "account.verify", "session.open", "session.refresh", "a mail left", "crashed"):
+    for line in ("account.register", "account.verify", "session.open", "a mail left", "crashed"):
         assert line in written  # we looked at the right place
     assert len(canaries) > 20
     assert canaries.seen_in(written) == set()
@@ -462,15 +467,16 @@ async def test_without_postgresql_people_stay_signed_in_and_their_events_are_wri
             assert refreshed.status_code == 200
             login = await http.post("/auth/login", json=person.credentials())
             assert (login.status_code, login.json()["code"]) == (503, "temporarily_unavailable")
-            again = await http.post("/auth/refresh", json={"refresh_token": refreshed.json()["refresh_token"]})
-            assert again.status_code == 200
+            for _ in range(2):
+                again = await http.post("/auth/refresh", json={"refresh_token": person.refresh_token})
+                assert again.status_code == 200
             with pytest.raises(Unavailable):
                 await services.audit.flush()
         finally:
             await let_in(own_database, True)
         events = await rows_of(services, "account_id::text", account, before + 2)
         assert [event["event"] for event in events[before:]] == ["session.refresh"] * 2
-        assert [event["detail"]["generation"] for event in events[before:]] == [0, 1]
+        assert {event["outcome"] for event in events[before:]} == {"repeated"}
         assert services.audit.lost == 0
 
 

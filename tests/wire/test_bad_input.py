@@ -23,7 +23,7 @@ from service.device import Device
 from service.server import options
 from service.settings import Settings
 from service.store.postgres import new_id
-from service.tokens.sessions import Sessions
+from service.tokens.healing import Healing
 from service.wiring import Services, build
 from tests.conftest import PASSWORD, Introspector, Outbox, Person, TestClock, browser, shifted, somebody
 from tests.wire.front_end import BODIES, FRONT_END, JSON, NEED_A_TOKEN, PATCHED, Caller
@@ -884,10 +884,11 @@ async def test_a_crash_is_a_problem_document_that_tells_nothing(
 async def test_a_crash_at_introspection_is_an_oauth_error_that_tells_nothing(
     http: httpx.AsyncClient, person: Person, introspector: Introspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def crash(self: Sessions, claims: object) -> None:
+    async def crash(self: Healing, token: object) -> None:
         raise RuntimeError(SECRET_CAUSE)
 
-    monkeypatch.setattr(Sessions, "is_live", crash)
+    await introspected(http, introspector, b"token=nothing")  # from now on its caller may take the short way
+    monkeypatch.setattr(Healing, "roles_while_live", crash)
     answer = await introspected(http, introspector, f"token={person.access_token}".encode())
 
     assert answer.status_code == 500
