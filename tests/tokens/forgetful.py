@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from service.app import Application, create_app
 from service.device import Device
 from service.settings import Settings
+from service.store.postgres import Database
 from service.tokens.replay import Overlay, Replay
 from service.tokens.session_facts import Grant
 from service.wiring import Services, build
@@ -28,6 +29,12 @@ def of_database(redis_url: str, number: int) -> str:
     if redis_url.startswith("unix:"):
         return f"{redis_url.partition('?')[0]}?db={number}"
     return urlsplit(redis_url)._replace(path=f"/{number}").geturl()
+
+
+def away(settings: Settings, address: str = "127.0.0.1:1") -> Database:
+    """PostgreSQL where nobody answers."""
+    nowhere = type(settings.database_url)(f"postgresql+asyncpg://nobody@{address}/nothing?ssl=disable")
+    return Database.connect(msgspec.structs.replace(settings, database_url=nowhere))
 
 
 @dataclass
