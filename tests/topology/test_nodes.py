@@ -19,7 +19,7 @@ from service.settings import load
 from service.store.redis import PREFIX, RedisStore
 from tests.tokens.hearing import eventually
 from tests.topologies import HOST, Cluster, Node, Sentinels, Topology, cluster, free_ports, sentinel, single, until
-from tests.topology.standing import DURABLE, PROMPT
+from tests.topology.standing import DURABLE, PROMPT, STARTS
 
 MINUTE = 60_000
 
@@ -118,6 +118,39 @@ async def test_a_cluster_that_is_down_is_an_outage_and_comes_back(tmp_path: Path
                 node.start()
             await eventually(lambda: _takes(store), True)
             await eventually(lambda: _takes(late), True)
+
+
+async def test_the_keys_of_the_other_nodes_go_on(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Also for a worker that starts while one node is gone, where the cluster may serve a part of its slots."""
+    partly = {**DURABLE, "cluster-require-full-coverage": "no"}
+    with cluster(valkey_program(), tmp_path, partly, node_timeout=500) as topology:
+        gone, *others = topology.nodes
+        async with store_of(topology.url, environ) as store, store_of(topology.url, environ) as late:
+            await store.put("kept", 1, 60)
+            of_it = [key for key in (new_key() for _ in range(40)) if topology.primary(PREFIX + key) is gone]
+            of_others = [key for key in (new_key() for _ in range(40)) if topology.primary(PREFIX + key) is not gone]
+            gone.kill()
+            await asyncio.to_thread(until, lambda: all(_misses_one(node) for node in others))
+            for one in (store, late):
+                await eventually(partial(_all_taken, one, of_others), True)
+                with pytest.raises(Unavailable):
+                    await one.put(of_it[0], 1, 60)
+                assert await _all_taken(one, of_others)
+
+
+@pytest.mark.parametrize("shape", ["sentinel", "cluster"])
+async def test_a_user_of_its_own_needs_these_keys_and_this_channel(
+    shape: str, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """Of the servers; Sentinels are asked by name and password only where the URL has such for them."""
+    user = {**DURABLE, "user": f"vestibule on >s3cret ~{PREFIX}* &{PREFIX}* +@all"}
+    with STARTS[shape](valkey_program(), tmp_path, user) as topology:
+        url = topology.url.replace("://", "://vestibule:s3cret@")
+        async with store_of(url, environ) as store:
+            await _used(store)
+        async with store_of(url.replace("s3cret", "wrong"), environ) as store:
+            with pytest.raises(Unavailable):
+                await store.put(new_key(), 1, 60)
 
 
 async def test_nodes_whose_addresses_change_are_found_again(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -223,12 +256,20 @@ async def _used(store: RedisStore) -> None:
 
 async def _takes(store: RedisStore) -> bool:
     """Whether every node is written to, as far as chance goes: 24 keys."""
+    return await _all_taken(store, [new_key() for _ in range(24)])
+
+
+async def _all_taken(store: RedisStore, keys: list[str]) -> bool:
     try:
-        for _ in range(24):
-            await store.put(new_key(), 1, 60)
+        for key in keys:
+            await store.put(key, 1, 60)
     except Unavailable:
         return False
     return True
+
+
+def _misses_one(node: Node) -> bool:
+    return "cluster_slots_fail:0" not in str(node.ask("CLUSTER", "INFO"))
 
 
 def _is_down(node: Node) -> bool:
