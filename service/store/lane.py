@@ -99,6 +99,8 @@ class Lane(asyncio.Protocol):
         """Lets go of the connection; who still waits is refused."""
         await background.end(self._keeping)
         self._break_off("closed")
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
 
     def give_up(self, trouble: str) -> None:
         """Breaks the connection off: whoever waits is refused, and the next call makes another one."""

@@ -183,8 +183,9 @@ async def all_dead(people: Crowd) -> None:
     assert people.dead
     loop = asyncio.get_running_loop()
     ends = loop.time() + DEAD_WITHIN
-    while (alive := await people.dead_that_live()) and loop.time() < ends:  # noqa: ASYNC110  it is asked, not told
-        await asyncio.sleep(0.1)
+    alive = await people.dead_that_live()
+    while alive and loop.time() < ends:
+        alive = await people.dead_that_live()
     assert alive == 0
 
 
