@@ -4,7 +4,7 @@ import asyncio
 import gc
 import secrets
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.topologies import HOST, Cluster, Node, Sentinels, Topology, cluster, 
 from tests.topology.standing import DURABLE, PROMPT, STARTS
 
 MINUTE = 60_000
+PATIENCE = 20.0
 
 
 @asynccontextmanager
@@ -205,18 +206,21 @@ async def test_nothing_is_left_open(
     assert complaints == []
 
 
-async def test_who_listens_to_a_node_that_goes_is_told(tmp_path: Path, environ: dict[str, str]) -> None:
+@pytest.mark.parametrize("goes", [Node.kill, Node.freeze], ids=["dies", "hangs"])
+async def test_who_listens_to_a_node_that_goes_is_told(
+    goes: Callable[[Node], None], tmp_path: Path, environ: dict[str, str]
+) -> None:
     with cluster(valkey_program(), tmp_path, DURABLE, replicas=True, node_timeout=500) as topology:
         async with store_of(topology.url, environ) as store:
             heard = asyncio.Event()
             listening = asyncio.create_task(_listen(store, heard))
             await eventually(lambda: _told(store, heard), True)
             listened_to = int((await store.info())["tcp_port"])
-            next(node for node in topology.nodes if node.port == listened_to).kill()
-            with pytest.raises(Unavailable):
-                await listening
+            goes(next(node for node in topology.nodes if node.port == listened_to))
             heard.clear()
             await eventually(lambda: _takes(store), True)
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(listening, PATIENCE)
             listening = asyncio.create_task(_listen(store, heard))
             await eventually(lambda: _told(store, heard), True)
             listening.cancel()
