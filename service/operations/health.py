@@ -43,6 +43,8 @@ class Health:
     clock: Clock
     draining: bool = False
     schema_is_current: bool = False
+    has_wrong_clock: bool = False
+    """Whether both stores agree on a time that is not ours."""
     states: dict[str, State] = field(default_factory=dict)
     _mail_checked: float = float("-inf")
     _task: asyncio.Task[None] | None = None
@@ -59,8 +61,11 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        """Whether to send work here. Shared dependencies do not count: they would take every instance away."""
-        return self.is_started and not self.draining
+        """Whether to send work here. Shared dependencies do not count: they would take every instance away.
+
+        An own clock that is wrong does: nobody else has it, and it would sign tokens for another time.
+        """
+        return self.is_started and not self.draining and not self.has_wrong_clock
 
     @property
     def is_well(self) -> bool:
@@ -135,6 +140,11 @@ class Health:
             raise Unwell("a signing key cannot be unsealed: its root key is not in VESTIBULE_KEYS")
 
     async def _clock_skew(self) -> None:
-        ours, theirs = self.clock().timestamp(), await self.store.time()
-        if abs(ours - theirs) > MOST_SKEW:
-            raise Unwell(f"this clock and the store's differ by {abs(ours - theirs):.1f} s")
+        skews = [await self._skew(self.store.time), await self._skew(self.database.time)]
+        self.has_wrong_clock = all(abs(skew) > MOST_SKEW for skew in skews) and abs(skews[0] - skews[1]) < MOST_SKEW
+        worst = max(skews, key=abs)
+        if abs(worst) > MOST_SKEW:
+            raise Unwell(f"this clock and a store's differ by {abs(worst):.1f} s")
+
+    async def _skew(self, ask: Callable[[], Awaitable[float]]) -> float:
+        return await ask() - self.clock().timestamp()

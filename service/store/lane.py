@@ -43,8 +43,17 @@ def packed(command: tuple[str | bytes | int, ...]) -> bytes:
 class Lane(asyncio.Protocol):
     """Sends commands and gives each caller the answer to its own. Raises `LaneDown` for every outage."""
 
-    def __init__(self, make: Callable[[], AbstractConnection], timeout: float, on_connect: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], AbstractConnection],
+        timeout: float,
+        on_connect: Callable[[], None],
+        *,
+        leaves_replicas: bool = False,
+    ) -> None:
+        """`leaves_replicas`: a node that says it is no primary is left, since the next connection leads to another."""
         self._make = make
+        self._leaves_replicas = leaves_replicas
         self._timeout = timeout
         self._on_connect = on_connect
         self._connection: AbstractConnection | None = None
@@ -128,7 +137,7 @@ class Lane(asyncio.Protocol):
             answer, _ = self._waiting.popleft()
             if not answer.done():
                 answer.set_result(reply)
-            if type(reply) is hiredis.ReplyError and str(reply).startswith(NOT_PRIMARY):
+            if self._leaves_replicas and type(reply) is hiredis.ReplyError and str(reply).startswith(NOT_PRIMARY):
                 self.give_up("not the primary any more")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -51,8 +51,8 @@ class Nodes(ABC):
         """
 
     @abstractmethod
-    async def everywhere(self, command: Command) -> list[Any]:
-        """The answers of every primary. Raises like `call`."""
+    async def everywhere(self, command: Command, *, may_miss: bool = False) -> list[Any]:
+        """The answers of every primary, of the others where some may be missed. Raises like `call`."""
 
     @abstractmethod
     async def client(self) -> Redis:
@@ -70,13 +70,14 @@ class OneNode(Nodes):
         super().__init__()
         self._client = client
         self._sentinels = sentinels
-        self._lane = Lane(client.connection_pool.make_connection, timeout, self.reconnected.set)
+        make = client.connection_pool.make_connection
+        self._lane = Lane(make, timeout, self.reconnected.set, leaves_replicas=bool(sentinels))
 
     def call(self, key: str, command: Command, by_digest: bytes | None = None) -> Awaitable[Any]:
         """See `Nodes`."""
         return self._lane.call(by_digest or packed(command))
 
-    async def everywhere(self, command: Command) -> list[Any]:
+    async def everywhere(self, command: Command, *, may_miss: bool = False) -> list[Any]:
         """See `Nodes`."""
         return [await self.call("", command)]
 
@@ -125,14 +126,18 @@ class ClusterNodes(Nodes):
             raise
         return answer
 
-    async def everywhere(self, command: Command) -> list[Any]:
+    async def everywhere(self, command: Command, *, may_miss: bool = False) -> list[Any]:
         """See `Nodes`."""
         await self._map()
-        try:
-            return [await self._lane(node).call(packed(command)) for node in self._cluster.get_primaries()]
-        except LaneDown:
-            self._look_again()
-            raise
+        answers = []
+        for node in self._cluster.get_primaries():
+            try:
+                answers.append(await self._lane(node).call(packed(command)))
+            except LaneDown:
+                self._look_again()
+                if not may_miss:
+                    raise
+        return answers
 
     async def client(self) -> Redis:
         """See `Nodes`. What one node publishes, all of them hear."""

@@ -166,10 +166,14 @@ class RedisStore:
         self._nodes.reconnected.clear()
 
     async def identity(self) -> str:
-        """Which servers these are: it changes with every restart, failover and copy from another primary."""
-        texts = [await self._everywhere("INFO", section) for section in ("server", "replication")]
-        lines = [line for told in texts for text in told for line in text.decode().splitlines()]
-        return " ".join(sorted(line for line in lines if line.startswith(("run_id:", "master_replid:"))))
+        """Which servers these are: it changes with every restart, failover and copy from another primary, and when
+        one that was away is back."""
+        texts = [await self._everywhere("INFO", section, may_miss=True) for section in ("server", "replication")]
+        lines = [line for told in texts for text in told if text for line in text.decode().splitlines()]
+        found = " ".join(sorted(line for line in lines if line.startswith(("run_id:", "master_replid:"))))
+        if not found:
+            raise Unavailable("redis: no node answers")
+        return found
 
     async def info(self) -> dict[str, Any]:
         """A primary's INFO, for `vestibule doctor` and the metrics."""
@@ -190,9 +194,9 @@ class RedisStore:
         with outage_is_unavailable():
             return _good(await self._nodes.call(PREFIX + key, (command, PREFIX + key, *arguments)))
 
-    async def _everywhere(self, *command: Value) -> list[Any]:
+    async def _everywhere(self, *command: Value, may_miss: bool = False) -> list[Any]:
         with outage_is_unavailable():
-            return [_good(answer) for answer in await self._nodes.everywhere(command)]
+            return [_good(answer) for answer in await self._nodes.everywhere(command, may_miss=may_miss)]
 
 
 @cache

@@ -85,7 +85,7 @@ class Replay:
         server = await self.store.identity()
         is_another, self._server = server != self._server, ""
         told = 0
-        if is_another or await self.store.run("spend", LEASE, LEASE_MS):  # else another worker tells it just now
+        if is_another or await self._is_ours():  # else another worker tells it just now
             told = await self._tell(began, is_another=is_another)
             await self.store.put(MARK, int((began - UNSETTLED).timestamp() * 1000), MARK_SECONDS)
         self._server, self._done_at = server, time.monotonic()
@@ -133,18 +133,36 @@ class Replay:
 
     async def _tell(self, began: datetime, *, is_another: bool) -> int:
         """Tells Redis everything since its mark; without one it is empty, or what is known of it is not enough."""
-        mark = await self.store.get(MARK)
-        last = datetime.fromtimestamp(int(mark) / 1000, UTC) if mark else began - self._life
+        last = await self._mark() or began - self._life
         if is_another and self.store.is_sharded:  # the mark stands on one node, and says nothing of the others
             last = datetime.min.replace(tzinfo=UTC)
-        told, last_id = 0, 0
+        told, last_id, failed = 0, 0, list[BaseException]()
         while rows := await self._page(last, last_id):
-            await asyncio.gather(*(self._tell_one(row) for row in rows))
+            outcomes = await asyncio.gather(*(self._tell_one(row) for row in rows), return_exceptions=True)
+            failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)] or failed
             told, last, last_id = told + len(rows), rows[-1].at, rows[-1].id
         metrics.replayed(told)
+        if failed:  # one node of a cluster is away: the others know, and all of it is told again
+            raise failed[0]
         if is_another and told:
             log.info("the journal was replayed", revocations=told)
         return told
+
+    async def _is_ours(self) -> bool:
+        """Whether this worker is the one to tell; each is, where the node that knows is away."""
+        try:
+            return bool(await self.store.run("spend", LEASE, LEASE_MS))
+        except Unavailable:
+            return self.store.is_sharded
+
+    async def _mark(self) -> datetime | None:
+        try:
+            mark = await self.store.get(MARK)
+        except Unavailable:
+            if not self.store.is_sharded:
+                raise
+            return None
+        return datetime.fromtimestamp(int(mark) / 1000, UTC) if mark else None
 
     async def _page(self, last: datetime, last_id: int) -> Sequence[Row[Any]]:
         is_later = tuple_(Revocation.at, Revocation.id) > (last, last_id)
