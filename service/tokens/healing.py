@@ -18,6 +18,7 @@ from service.store.redis import RedisStore
 from service.tokens.clients import Clients
 from service.tokens.recall import Kept, Recall
 from service.tokens.replay import Overlay, denial
+from service.tokens.session_facts import Ended
 from service.tokens.verified import Verified
 
 USE_NOTED_EVERY = 60_000
@@ -68,9 +69,14 @@ class Healing:
         Raises `Unavailable`: a session that is not found must not be taken for one that has ended.
         """
         kept = await self._living(session)
-        if kept is not None and await self._write(kept):
-            metrics.restored()
-        return kept
+        if kept is None or not await self._write(kept):
+            return kept
+        metrics.restored()
+        if await self._living(session) is not None:
+            return kept
+        # It was ended between the look and the writing: whoever ended it found nothing in Redis to end.
+        await self.store.run("close", f"sessions:{{{kept.account}}}", session, int(Ended.ENDED), "")
+        return None
 
     async def restore_all(self, account: UUID, known: set[bytes]) -> bool:
         """Brings back every session of an account that the journal knows and Redis does not; whether there were any."""

@@ -185,6 +185,8 @@ class Sessions:
             answer = await self.store.run("close", _key(token.account), token.session, int(why), held.client)
         finally:  # what Redis does not hear now it is told by the replay
             await self.journal.ended(token.session, why.reason)
+        if answer[0] == b"unknown":  # lost just now, and perhaps brought back by another worker since
+            await self.store.run("close", _key(token.account), token.session, int(why), "")
         self._record("session.close", answer[0].decode(), token, client=held.client)
 
     async def held(self, presented: str) -> Held | None:
@@ -277,6 +279,8 @@ class Sessions:
     async def end(self, account: UUID, session: bytes, why: Ended = Ended.ENDED) -> str:
         """Ends one session of an account: `closed`, or why it was over (`revoked`, `expired`, `unknown`)."""
         answer = await self.store.run("close", _key(account), session, int(why), "")
+        if answer[0] == b"unknown" and (kept := await self.healing.restore(session)) and kept.account == account:
+            answer = await self.store.run("close", _key(account), session, int(why), "")
         return str(answer[0].decode())
 
     async def close_others(self, account: UUID, keep: bytes, why: Ended) -> int:
