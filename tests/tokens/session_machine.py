@@ -42,6 +42,7 @@ SCRIPTS = (
     "list",
     "peek",
     "appoint",
+    "restore",
 )
 ARGUMENT_CLOCK = """(function()
   local now = tonumber(ARGV[#ARGV])
@@ -173,6 +174,31 @@ class BesideTheModel(RuleBasedStateMachine):
     def close_all(self) -> None:
         assert self.run("close_all", REMEMBER) == self.model.close_all()
         assert self.redis.pttl(self.key) > REMEMBER - SLACK
+
+    def lose(self, session: Session | None = None) -> None:
+        """The store forgets the account, or one session as if it had been opened after the copy was made."""
+        if session is None:
+            self.redis.delete(self.key)
+            self.model.lose()
+        else:
+            self.redis.hdel(self.key, session.sid)
+            session.kept = False
+
+    def restore(self, session: Session, behind: int = 0, earlier: int = 0) -> None:
+        """What the journal noted of the session may be some generations `behind` and milliseconds `earlier`."""
+        if not self.model.may_come_back(session, earlier):
+            return
+        used, generation = self.model.noted_use(session, earlier), max(session.generation - behind, 0)
+        # As if little time was left to the account, as above.
+        self.redis.pexpire(self.key, SLACK)
+        times = (session.created, session.authenticated, used, session.absolute, min(used + IDLE, session.absolute))
+        words = (SALT, session.client, session.detail, b"written", DAY)
+        expected = self.model.restore(session, behind, earlier, b"written")
+        assert self.run("restore", session.sid, *times, generation, *words) == expected
+        if expected:
+            assert self.redis.pttl(self.key) > session.absolute - self.model.now + DAY - SLACK
+        else:
+            self.redis.pexpire(self.key, REMEMBER)
 
     # What the rules need
 

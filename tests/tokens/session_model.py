@@ -27,7 +27,9 @@ Verdict = Literal["live", "revoked", "expired", "unknown"]
 
 @dataclass
 class Session:
-    """What the model knows of one session. `ended`: why, 0 while it lives. `kept`: its record was not swept."""
+    """What the model knows of one session. `ended`: why, 0 while it lives. `kept`: its record was neither swept nor
+    lost. `over`: the journal has its end.
+    """
 
     sid: bytes
     client: str
@@ -42,6 +44,7 @@ class Session:
     confirmed: bool = True
     ended: int = 0
     kept: bool = True
+    over: bool = False
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Model:
 
     now: int = START
     mark: int = 0
+    newest: int = 0
     sessions: list[Session] = field(default_factory=list)
     roles: bytes | None = None
 
@@ -76,6 +80,7 @@ class Model:
         created = max(self.now, self.mark + 1)
         opened = Session(sid, client, detail, created, created - proved_ago, self.now, self.now, end, self.now + IDLE)
         self.sessions.append(opened)
+        self.newest = max(self.newest, created)
         self.roles = b"newcomer" if self.roles is None else self.roles
         return opened
 
@@ -145,6 +150,8 @@ class Model:
 
     def close_others(self, keep: Session, why: int) -> list[bytes]:
         others = [session for session in self.live() if session is not keep]
+        for session in self.sessions:
+            session.over = session.over or session is not keep
         for session in others:
             self.end(session, why)
         return sorted(session.sid for session in others)
@@ -157,12 +164,39 @@ class Model:
         return sorted(told, key=str)
 
     def close_all(self) -> int:
-        newest = max((session.created for session in self.sessions), default=0)
-        self.mark = max(self.mark + 1, self.now, newest)
+        self.mark = max(self.mark + 1, self.now, self.newest)
+        for session in self.sessions:
+            session.over = True
         return self.mark
 
     def end(self, session: Session, why: int) -> None:
-        session.ended, session.used = why, self.now
+        session.ended, session.used, session.over = why, self.now, True
+
+    def lose(self) -> None:
+        """The whole account is gone from the store."""
+        self.mark, self.newest, self.roles = 0, 0, None
+        for session in self.sessions:
+            session.kept = False
+
+    def noted_use(self, session: Session, earlier: int) -> int:
+        """When the journal thinks that a session was used: what is newer by less than `earlier` it does not know."""
+        return max(session.idle - IDLE - earlier, session.created)
+
+    def may_come_back(self, session: Session, earlier: int) -> bool:
+        """Whether the journal says that a session lives, or said so before its end was noted."""
+        idle_end = min(self.noted_use(session, earlier) + IDLE, session.absolute)
+        return idle_end > self.now and (not session.over or 0 < session.created <= self.mark)
+
+    def restore(self, session: Session, behind: int, earlier: int, roles: bytes) -> int:
+        if session.kept:
+            return 0
+        session.used = session.rotated = self.noted_use(session, earlier)
+        session.generation, session.confirmed = max(session.generation - behind, 0), False
+        session.idle = min(session.used + IDLE, session.absolute)
+        session.kept, session.ended = True, 0
+        self.newest = max(self.newest, session.created)
+        self.roles = roles if self.roles is None else self.roles
+        return 1
 
     def edges(self, session: Session) -> list[int]:
         """The moments at which something changes for a session."""

@@ -55,12 +55,13 @@ async def log(here: Ward, *sessions: UUID, account: UUID | None = None, at: date
     """Rows of the log as a transaction leaves them that took its `at` before it committed."""
     now = here.clock()
     subject = str(account or uuid4())
+    ends_at = now + timedelta(days=1)
     rows = [
         {
             "subject": subject,
             "session_id": session,
             "reason": "ended",
-            "ends_at": now + timedelta(days=1),
+            "ends_at": ends_at,
             "at": at or now,
         }
         for session in sessions

@@ -39,6 +39,7 @@ behind = st.sampled_from((0, 1, 2, 3))
 around = st.sampled_from((-1, 0, 1))
 pauses_of_use = st.sampled_from((1, PAUSE - 1, PAUSE, PAUSE + 1))
 introspected = st.sampled_from((None, -1, 0, 1))
+uncertain = st.sampled_from((0, 1, GRACE, LOST, DAY))
 reasons = st.sampled_from((ENDED, PASSWORD_CHANGED))
 waits = st.sampled_from((0, GRACE - 1, GRACE, GRACE + 1, LOST - 1, LOST, LOST + 1))
 
@@ -199,6 +200,50 @@ class TokenStore(BesideTheModel):
         if retried:
             self.rotate(known, token)
         self.rotate(known, max(token - old, 0))
+
+    @rule()
+    def the_store_is_emptied(self) -> None:
+        self.lose()
+
+    @rule(number=sessions, behind=behind, earlier=uncertain)
+    def a_session_is_brought_back(self, number: int, behind: int, earlier: int) -> None:
+        """Or was never away: then nothing happens to it."""
+        self.restore(self.any(number), behind, earlier)
+
+    @rule(number=sessions, all_gone=st.booleans(), rotated=behind, behind=behind, earlier=uncertain, old=behind)
+    def the_store_is_healed_from_the_journal(
+        self, number: int, *, all_gone: bool, rotated: int, behind: int, earlier: int, old: int
+    ) -> None:
+        """Its holder goes on with the newest token, whatever the journal has noted; then an old one comes."""
+        session = self.alive(number)
+        for _ in range(rotated):
+            self.rotate(session, session.generation)
+        token = session.generation
+        self.lose(None if all_gone else session)
+        self.rotate(session, token)
+        self.restore(session, behind, earlier)
+        self.inspect(session, token)
+        self.everybody_is_what_they_should_be()
+        self.rotate(session, token)
+        self.rotate(session, token)
+        self.rotate(session, max(token - old, 0))
+
+    @rule(number=sessions, closed=st.booleans(), behind_by=st.sampled_from((1, 20_000)))
+    def a_server_that_is_healed_has_a_slower_clock(self, number: int, closed: bool, behind_by: int) -> None:
+        """Who came back was opened at a time that is still to come, and is signed out with all others."""
+        older = self.open(CLIENTS[0])
+        self.model.now += 1
+        session = self.open(CLIENTS[number % 2])
+        self.lose()
+        self.model.now -= behind_by
+        self.restore(session)
+        self.restore(older)
+        if closed:
+            self.close_all()
+            self.lose(session)
+            self.restore(session)
+        self.inspect(session, session.generation)
+        self.close_all()
 
     @rule(steps=st.lists(st.sampled_from(("open", "close_all")), min_size=2, max_size=5))
     def all_within_one_millisecond(self, steps: list[str]) -> None:

@@ -143,6 +143,9 @@ LOOKING = (
     mutant("roles are never changed", "appoint", ("redis.call('HSET', KEYS[1], 'r', ARGV[1])\n", "")),
 )
 
+NEWEST = "redis.call('HSET', key, 'n', math.max(created, newest(key)))\n"
+REMEMBERED = "if redis.call('PTTL', key) < remember then redis.call('PEXPIRE', key, remember) end\n"
+
 SIGNING_IN = (
     mutant("a proof elsewhere is one of now", "open", ("created - tonumber(ARGV[10])", "created")),
     mutant(
@@ -158,7 +161,25 @@ SIGNING_IN = (
     ),
 )
 
-MUTANTS = (*SIGNING_IN, *NOTICING, *BEGINNING, *ENDING, *LISTING, *LOOKING)
+COMING_BACK = (
+    mutant(
+        "what is there is written over", "restore", ("if redis.call('HEXISTS', key, sid) == 1 then return 0 end\n", "")
+    ),
+    mutant("who comes back has no excuse", "restore", ("confirmed = 0, ended = 0", "confirmed = 1, ended = 0")),
+    mutant("who comes back was refreshed just now", "restore", ("rotated = tonumber(ARGV[4])", "rotated = now")),
+    mutant("who comes back is never idle", "restore", ("idle = tonumber(ARGV[6])", "idle = absolute")),
+    mutant("who comes back begins again", "restore", ("generation = tonumber(ARGV[7])", "generation = 0")),
+    mutant("the roles of the journal are newer", "restore", ("HSETNX", "HSET")),
+    mutant("the newest session is forgotten", "restore", (NEWEST, "")),
+    mutant(
+        "the newest session is the last one",
+        "restore",
+        (NEWEST, NEWEST.replace("math.max(created, newest(key))", "created")),
+    ),
+    mutant("what came back is gone too early", "restore", (REMEMBERED, "")),
+)
+
+MUTANTS = (*COMING_BACK, *SIGNING_IN, *NOTICING, *BEGINNING, *ENDING, *LISTING, *LOOKING)
 
 
 @pytest.mark.standard("SE-13", "SE-20", "SE-29")
