@@ -20,7 +20,7 @@ from service.edge import SECURITY_HEADERS, request_id
 from service.errors import ServiceError
 from service.login.password import Login
 from service.oauth.callers import ProvedCallers
-from service.oauth.introspect import Introspections
+from service.oauth.introspect import MET, Introspections
 from service.origins import VARY
 from service.problems import Crashed, refused
 from service.tokens.clients import DEFAULT_FRONT_END, Client
@@ -111,8 +111,8 @@ class IntrospectionShortcut:
         span, answer = tracing.begin_request("POST", scope["headers"], b""), None
         try:
             answer = await self._introspections.answer(token, caller)
-        except Exception as error:  # noqa: BLE001  the long way meets it again, with all that belongs to a failure
-            log.debug("the short way failed", reason=type(error).__name__)
+        except Exception as error:  # noqa: BLE001  raised again on the long way, with all that belongs to a failure
+            scope.setdefault("state", {})[MET] = error
         finally:
             tracing.end_request(span, INTROSPECT, 200 if answer is not None else 503)
         return answer

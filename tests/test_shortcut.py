@@ -15,7 +15,7 @@ from service import metrics
 from service.oauth import callers as remembering
 from service.oauth.callers import ProvedCallers
 from service.settings import Settings
-from service.shortcut import Shortcut
+from service.shortcut import IntrospectionShortcut
 from service.tokens.client_administration import ClientChanges
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox
@@ -208,7 +208,9 @@ class Asking:
             await self.here.app.whole(scope, receive, send)
 
         services = self.here.services
-        told = await self.tell(Shortcut(application, services.introspections, services.proved_callers), shape)
+        told = await self.tell(
+            IntrospectionShortcut(application, services.introspections, services.proved_callers), shape
+        )
         return told, not passed
 
 

@@ -28,6 +28,8 @@ from service.tokens.sessions import Sessions
 
 INACTIVE = b'{"active":false}'
 JWT_MEDIA_TYPE = "application/token-introspection+jwt"
+MET = "met"
+"""What went wrong on the short way (`shortcut.py`), in the state of a request: it is not tried again."""
 JWT_TYPE = "token-introspection+jwt"
 REFUSED = re.compile(r"(^|;)\s*q\s*=\s*0(\.0*)?\s*(;|$)")
 """The weight that means never (RFC 9110 section 12.4.2)."""
@@ -154,6 +156,8 @@ class IntrospectionController(Controller):
         """
         form = await read_form(request)
         caller = await client_authentication.verify_introspecting(request, form, device)
+        if (met := request.scope["state"].get(MET)) is not None:
+            raise met
         token = form.get("token")
         if token is None:
             raise InvalidRequest("no token")

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Interval,
     String,
     Update,
     Uuid,
@@ -217,6 +218,6 @@ def _uses(batch: Sequence[tuple[bytes, datetime, int]]) -> Update:
     noted = values(*columns, name="noted").data(
         [(UUID(bytes=session), at, generation) for session, at, generation in batch]
     )
-    is_news = SessionRow.used_at.is_(None) | (SessionRow.used_at < noted.c.at - USE_NOTED_EVERY)
+    is_news = SessionRow.used_at.is_(None) | (SessionRow.used_at < noted.c.at - literal(USE_NOTED_EVERY, Interval()))
     statement = update(SessionRow).where(SessionRow.id == noted.c.id, is_news)
     return statement.values(used_at=noted.c.at, generation=func.greatest(SessionRow.generation, noted.c.generation))

@@ -6,8 +6,9 @@ answer either, nobody waits at all.
 """
 
 import asyncio
+import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,7 +26,7 @@ from service.tokens.journal import Revocation, SessionRow
 PATIENCE = 0.4
 """Seconds for which a request waits for the journal."""
 AT_ONCE = 500
-"""Sessions of one query."""
+"""Look-ups of one query."""
 MOST_WAITING = 5000
 MOST_DEAD = 20_000
 PAUSE = 0.5
@@ -33,6 +34,8 @@ PAUSE = 0.5
 
 SESSIONS = SessionRow.__table__
 ACCOUNTS = table("accounts", column("id", Uuid()), column("roles", ARRAY(TEXT)), column("disabled_at"))
+Waiting = dict[Any, asyncio.Future[Any]]
+"""By a session id (bytes) or a `jti` (str)."""
 KEPT = select(SESSIONS, ACCOUNTS.c.roles, ACCOUNTS.c.disabled_at).join(ACCOUNTS, ACCOUNTS.c.id == SESSIONS.c.account_id)
 """Every look-up asks the account too: who is disabled has no session, and roles are those of this moment."""
 
@@ -66,7 +69,7 @@ class Recall:
 
     database: Database
     clock: Clock
-    _wanted: dict[bytes, asyncio.Future[Kept | None]] = field(default_factory=dict)
+    _wanted: Waiting = field(default_factory=dict)
     _dead: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     _task: asyncio.Task[None] | None = None
     _failed_at: float = float("-inf")
@@ -75,7 +78,7 @@ class Recall:
         """A session that has neither ended nor reached its end; None for any other, for good."""
         if session in self._dead:
             return None
-        kept = await self._asked(session)
+        kept: Kept | None = await self._asked(session)
         if kept is None or kept.has_ended:
             self._bury(session)
             return None
@@ -89,11 +92,7 @@ class Recall:
 
     async def is_denied(self, jti: str) -> bool:
         """Whether an access token was revoked by itself."""
-        if asyncio.get_running_loop().time() < self._failed_at + PAUSE:
-            raise Unavailable("the journal does not answer")
-        statement = select(Revocation.id).where(Revocation.jti == jti).limit(1)
-        async with self.database.begin() as transaction:
-            return await transaction.scalar(statement) is not None
+        return bool(await self._asked(jti))
 
     async def stop(self) -> None:
         """Ends what is under way."""
@@ -104,13 +103,13 @@ class Recall:
         if len(self._dead) > MOST_DEAD:
             self._dead.popitem(last=False)
 
-    async def _asked(self, session: bytes) -> Kept | None:
+    async def _asked(self, wanted: bytes | str) -> Any:
         loop = asyncio.get_running_loop()
         if loop.time() < self._failed_at + PAUSE or len(self._wanted) >= MOST_WAITING:
             raise Unavailable("the journal does not answer, or too many ask it")
-        answer = self._wanted.get(session)
+        answer = self._wanted.get(wanted)
         if answer is None:
-            answer = self._wanted[session] = loop.create_future()
+            answer = self._wanted[wanted] = loop.create_future()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look(), name="recall")
         try:
@@ -121,8 +120,8 @@ class Recall:
 
     async def _look(self) -> None:
         while self._wanted:
-            batch = {session: self._wanted[session] for session in list(self._wanted)[:AT_ONCE]}
-            self._wanted = {session: self._wanted[session] for session in self._wanted if session not in batch}
+            batch = dict(itertools.islice(self._wanted.items(), AT_ONCE))
+            self._wanted = dict(itertools.islice(self._wanted.items(), AT_ONCE, None))
             try:
                 found = await self._read(list(batch))
             except Unavailable as error:
@@ -130,21 +129,31 @@ class Recall:
                 self._refuse({**batch, **self._wanted}, error)
                 self._wanted = {}
                 return
-            for session, answer in batch.items():
+            for wanted, answer in batch.items():
                 if not answer.done():
-                    answer.set_result(found.get(session))
+                    answer.set_result(found.get(wanted))
 
-    def _refuse(self, waiting: dict[bytes, asyncio.Future[Kept | None]], error: Unavailable) -> None:
+    def _refuse(self, waiting: Waiting, error: Unavailable) -> None:
         for answer in waiting.values():
             if not answer.done():
                 answer.set_exception(error)
                 answer.exception()  # everybody may have left
 
-    async def _read(self, sessions: Sequence[bytes]) -> dict[bytes, Kept]:
-        ids = [UUID(bytes=session) for session in sessions]
+    async def _read(self, wanted: Collection[bytes | str]) -> dict[bytes | str, Any]:
+        """Sessions by their ids, and which access tokens, by their `jti`, were revoked."""
+        sessions = [UUID(bytes=one) for one in wanted if isinstance(one, bytes)]
+        tokens = [one for one in wanted if isinstance(one, str)]
+        found: dict[bytes | str, Any] = {}
         async with self.database.begin() as transaction:
-            rows = await transaction.execute(KEPT.where(SESSIONS.c.id == func.any(literal(ids, ARRAY(Uuid())))))
-            return {kept.session: kept for kept in map(_kept, rows)}
+            if sessions:
+                rows = await transaction.execute(
+                    KEPT.where(SESSIONS.c.id == func.any(literal(sessions, ARRAY(Uuid()))))
+                )
+                found |= {kept.session: kept for kept in map(_kept, rows)}
+            if tokens:
+                is_wanted = Revocation.jti == func.any(literal(tokens, ARRAY(TEXT)))
+                found |= dict.fromkeys(await transaction.scalars(select(Revocation.jti).where(is_wanted)), True)
+        return found
 
 
 def _kept(row: Row[Any]) -> Kept:

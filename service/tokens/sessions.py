@@ -277,8 +277,17 @@ class Sessions:
         ]
 
     async def end(self, account: UUID, session: bytes, why: Ended = Ended.ENDED) -> str:
-        """Ends one session of an account: `closed`, or why it was over (`revoked`, `expired`, `unknown`)."""
-        answer = await self.store.run("close", _key(account), session, int(why), "")
+        """Ends one session of an account: `closed`, or why it was over (`revoked`, `expired`, `unknown`).
+
+        Raises `Unavailable` while Redis is away; it is written down then, and Redis is told when it is back.
+        """
+        try:
+            answer = await self.store.run("close", _key(account), session, int(why), "")
+        except Unavailable:
+            kept = await self.healing.recall.of(session)
+            if kept is not None and kept.account == account:
+                await self.journal.ended(session, why.reason)
+            raise
         if answer[0] == b"unknown" and (kept := await self.healing.restore(session)) and kept.account == account:
             answer = await self.store.run("close", _key(account), session, int(why), "")
         return str(answer[0].decode())

@@ -11,7 +11,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from service.settings import Settings
 from service.store import lane as lanes
-from service.store.lane import Lane, LaneDown
+from service.store.lane import Lane, LaneDown, packed
 from service.store.nodes import OneNode
 from service.store.redis import RedisStore
 from tests.conftest import Servers, shifted
@@ -21,6 +21,10 @@ DATABASE = 10
 TIMEOUT = 0.25
 SOON = 2.0
 """Seconds; far more than anything takes that is waited for here, far less than waiting for each other would."""
+
+
+async def ask(lane: Lane, *words: str | bytes | int) -> Any:
+    return await lane.call(packed(words))
 
 
 @asynccontextmanager
@@ -104,7 +108,7 @@ async def comes_true(condition: Callable[[], Awaitable[bool]]) -> bool:
 
 async def answers(lane: Lane) -> bool:
     try:
-        return bool(await lane.call("ECHO", "there") == b"there")
+        return bool(await ask(lane, "ECHO", "there") == b"there")
     except LaneDown:
         return False
 
@@ -120,19 +124,19 @@ async def is_refused(call: Awaitable[Any]) -> str:
 
 async def test_each_of_a_thousand_callers_gets_its_own_answer(lane: Lane) -> None:
     words = [f"word {number}".encode() for number in range(1000)]
-    assert await asyncio.gather(*(lane.call("ECHO", word) for word in words)) == words
+    assert await asyncio.gather(*(ask(lane, "ECHO", word) for word in words)) == words
 
 
 async def test_all_of_one_turn_leave_on_one_connection(server: Server) -> None:
     async with connected(server.url) as lane:
-        await asyncio.gather(*(lane.call("ECHO", str(number)) for number in range(100)))
+        await asyncio.gather(*(ask(lane, "ECHO", str(number)) for number in range(100)))
     assert server.accepted == 1
 
 
 async def test_whoever_leaves_shifts_nobody_elses_answer(lane: Lane) -> None:
-    await lane.call("PING")
+    await ask(lane, "PING")
     for _ in range(20):
-        calls = [asyncio.create_task(lane.call("ECHO", str(number))) for number in range(60)]
+        calls = [asyncio.ensure_future(ask(lane, "ECHO", str(number))) for number in range(60)]
         await asyncio.sleep(0)
         for call in calls[::3]:
             call.cancel()
@@ -145,7 +149,9 @@ async def test_whoever_leaves_shifts_nobody_elses_answer(lane: Lane) -> None:
 
 async def test_an_error_of_the_server_is_the_answer_of_who_made_it(lane: Lane) -> None:
     good, bad, also_good = await asyncio.gather(
-        lane.call("ECHO", "a"), lane.call("NOSUCHCOMMAND"), lane.call("ECHO", "b")
+        ask(lane, "ECHO", "a"),
+        ask(lane, "NOSUCHCOMMAND"),
+        ask(lane, "ECHO", "b"),
     )
     assert (good, also_good) == (b"a", b"b")
     assert str(bad).startswith("ERR unknown command")
@@ -153,7 +159,10 @@ async def test_an_error_of_the_server_is_the_answer_of_who_made_it(lane: Lane) -
 
 async def test_a_long_answer_in_many_pieces_is_one_answer(lane: Lane) -> None:
     long = b"x" * 3_000_000
-    first, second = await asyncio.gather(lane.call("ECHO", long), lane.call("ECHO", "after"))
+    first, second = await asyncio.gather(
+        ask(lane, "ECHO", long),
+        ask(lane, "ECHO", "after"),
+    )
     assert (first == long, second) == (True, b"after")
 
 
@@ -165,12 +174,12 @@ async def test_a_hung_server_fails_everybody_after_the_timeout_and_then_at_once(
         assert await answers(lane)
         server.is_silent = True
         began = time.monotonic()
-        waiting = [is_refused(lane.call("ECHO", "x")) for _ in range(200)]
+        waiting = [is_refused(ask(lane, "ECHO", "x")) for _ in range(200)]
         assert set(await asyncio.gather(*waiting)) == {"no answer in time"}
         assert TIMEOUT <= time.monotonic() - began < SOON
         began = time.monotonic()
         for _ in range(200):
-            await is_refused(lane.call("ECHO", "x"))
+            await is_refused(ask(lane, "ECHO", "x"))
         assert time.monotonic() - began < SOON
         server.is_silent = False
         assert await comes_true(lambda: answers(lane))
@@ -180,18 +189,18 @@ async def test_answers_of_before_a_hang_are_nobodys_after_it(server: Server) -> 
     async with connected(server.url, TIMEOUT) as lane:
         assert await answers(lane)
         server.is_silent = True
-        await is_refused(lane.call("ECHO", "old"))
+        await is_refused(ask(lane, "ECHO", "old"))
         server.is_silent = False
         assert await comes_true(lambda: answers(lane))
-        assert await asyncio.gather(*(lane.call("ECHO", str(n)) for n in range(50))) == [b"%d" % n for n in range(50)]
+        assert await asyncio.gather(*(ask(lane, "ECHO", str(n)) for n in range(50))) == [b"%d" % n for n in range(50)]
 
 
 async def test_a_worker_that_was_busy_for_longer_than_the_timeout_has_no_hung_server(url: str) -> None:
     """Blocked with the command under way: the answer lies in the socket when the clock is looked at."""
     async with connected(url, TIMEOUT) as lane:
-        await lane.call("PING")
+        await ask(lane, "PING")
         for _ in range(3):
-            call = asyncio.create_task(lane.call("ECHO", "patient"))
+            call = asyncio.ensure_future(ask(lane, "ECHO", "patient"))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             time.sleep(2 * TIMEOUT)  # noqa: ASYNC251  the point of it
@@ -203,7 +212,7 @@ async def test_commands_are_not_gathered_without_end(server: Server, monkeypatch
     async with connected(server.url, TIMEOUT) as lane:
         assert await answers(lane)
         server.is_silent = True
-        calls = [asyncio.create_task(is_refused(lane.call("ECHO", "x"))) for _ in range(15)]
+        calls = [asyncio.create_task(is_refused(ask(lane, "ECHO", "x"))) for _ in range(15)]
         told = await asyncio.gather(*calls)
         assert told.count("too many commands wait") == 5
 
@@ -215,15 +224,15 @@ async def test_after_the_server_hung_up_the_next_call_is_served(url: str) -> Non
     """CLIENT KILL, as after a restart or an idle timeout: no call that comes later fails."""
     async with connected(url) as lane, Redis.from_url(url) as other:
         for _ in range(5):
-            number = await lane.call("CLIENT", "ID")
+            number = await ask(lane, "CLIENT", "ID")
             assert await other.client_kill_filter(_id=str(number)) == 1
             assert await comes_true(lambda number=number: _another(lane, number))  # type: ignore[misc]
-            assert await asyncio.gather(*(lane.call("ECHO", "x") for _ in range(10))) == [b"x"] * 10
+            assert await asyncio.gather(*(ask(lane, "ECHO", "x") for _ in range(10))) == [b"x"] * 10
 
 
 async def _another(lane: Lane, number: int) -> bool:
     try:
-        return bool(await lane.call("CLIENT", "ID") != number)
+        return bool(await ask(lane, "CLIENT", "ID") != number)
     except LaneDown:  # it was under way
         return False
 
@@ -232,7 +241,7 @@ async def test_who_waits_when_the_connection_is_lost_is_told_at_once(server: Ser
     async with connected(server.url) as lane:
         assert await answers(lane)
         server.is_silent = True
-        waiting = asyncio.create_task(is_refused(lane.call("ECHO", "x")))
+        waiting = asyncio.create_task(is_refused(ask(lane, "ECHO", "x")))
         await asyncio.sleep(0.05)
         began = time.monotonic()
         server.hang_up()
@@ -246,7 +255,7 @@ async def test_a_server_that_is_not_there_is_found_when_it_comes(server: Server)
         pass  # a port that was free a moment ago
     async with connected(nowhere.url, TIMEOUT) as lane:
         began = time.monotonic()
-        told = await asyncio.gather(*(is_refused(lane.call("PING")) for _ in range(100)))
+        told = await asyncio.gather(*(is_refused(ask(lane, "PING")) for _ in range(100)))
         assert {text.partition(":")[0] for text in told} == {"no connection"}
         assert time.monotonic() - began < SOON
         async with nowhere.listening():
@@ -266,7 +275,7 @@ async def test_a_closed_lane_refuses_who_waits(server: Server) -> None:
     async with connected(server.url) as lane:
         assert await answers(lane)
         server.is_silent = True
-        waiting = asyncio.create_task(is_refused(lane.call("ECHO", "x")))
+        waiting = asyncio.create_task(is_refused(ask(lane, "ECHO", "x")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await lane.close()
