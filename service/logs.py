@@ -19,6 +19,7 @@ from service import metrics
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 MOST_WAITING = 20_000
 PAUSE = 0.05
+PAUSE_AFTER_FAILURE = 1.0
 CLOSING_TIME = 2.0
 
 
@@ -54,8 +55,12 @@ class Sink:
         while True:
             if self._waiting:
                 lines = list(self._waiting)
-                self._stream.write("".join(lines))
-                self._stream.flush()
+                try:
+                    self._stream.write("".join(lines))
+                    self._stream.flush()
+                except (OSError, ValueError):  # a full disk, a reader that went away: perhaps for a while
+                    time.sleep(PAUSE_AFTER_FAILURE)
+                    continue
                 for _ in lines:
                     self._waiting.popleft()
             time.sleep(PAUSE)

@@ -34,7 +34,9 @@ HINTS = frozenset((b"", b"token_type_hint=access_token", b"token_type_hint=refre
 ENCODED = (b"%", b"+", b"\x00")
 """What stands for something else in a form, or for nothing good."""
 PLAIN_RENEWAL = re.compile(
-    rb'\s*\{\s*"refresh_token"\s*:\s*"(vrt_[A-Za-z0-9_-]{1,250})"\s*(?:,\s*"client_id"\s*:\s*"([a-z0-9_-]{1,64})"\s*)?\}\s*'
+    rb'_*\{_*"refresh_token"_*:_*"(vrt_[A-Za-z0-9_-]{1,250})"_*(?:,_*"client_id"_*:_*"([a-z0-9_-]{1,64})"_*)?\}_*'.replace(
+        b"_*", rb"[ \t\r\n]*"
+    )
 )
 """A refresh token and perhaps its client, in characters that JSON does not escape."""
 IRRELEVANT = frozenset(
@@ -159,12 +161,13 @@ def _is_plain_json(scope: HTTPScope) -> bool:
     """Whether a JSON body is posted, and nothing else says who sends it."""
     if scope["method"] != "POST" or scope["query_string"]:
         return False
-    is_json = False
+    kinds = []
     for name, value in scope["headers"]:
         if name in {b"cookie", b"content-encoding", b"accept-language"}:
             return False
-        is_json = is_json or (name == b"content-type" and value == b"application/json")
-    return is_json
+        if name == b"content-type":
+            kinds.append(value)
+    return kinds == [b"application/json"]
 
 
 def _whole(message: ReceiveMessage) -> bytes:

@@ -121,8 +121,10 @@ class Signer:
             return None
         signed, _, tail = token.rpartition(".")
         head, _, body = signed.partition(".")
-        kid = self._kid_of(head)
+        kid = self._heads.get(head) or self._kid_of(head)
         key = keyring.find(kid, now) if kid is not None else None
+        if key is not None and len(self._heads) < MOST_HEADS:
+            self._heads[head] = key.kid  # every token of a key has the same: it is not read again
         if kid is not None and key is None and kid in keyring.unreadable:
             raise Unavailable(f"the signing key {kid} cannot be unsealed here")
         signature = from_base64url(tail)
@@ -147,17 +149,11 @@ class Signer:
         return aud in wanted if isinstance(aud, str) else any(audience in wanted for audience in aud)
 
     def _kid_of(self, head: str) -> str | None:
-        """The key that a header names, None for a header of anything but our access tokens. One that was read before
-        is not read again: every token of a key has the same."""
-        kid = self._heads.get(head)
-        if kid is None:
-            header = _read_header(from_base64url(head))
-            if header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
-                return None
-            kid = header.kid
-            if len(self._heads) < MOST_HEADS:
-                self._heads[head] = kid
-        return kid
+        """The key that a header names, None for a header of anything but our access tokens."""
+        header = _read_header(from_base64url(head))
+        if header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
+            return None
+        return header.kid
 
 
 def _read_claims(payload: bytes) -> PersonClaims | ServiceClaims | None:

@@ -287,5 +287,6 @@ class Clients:
         async with self.database.begin() as transaction:
             found = await ClientRepository(session=transaction).with_secrets(Client.id.in_(asked))
             apis = (await transaction.scalars(select(Api))).all()
-        if mine > self._kept:  # else a whole reading that began later is there already
+        is_news = bool(found) or {row.identifier for row in apis} != self._apis.keys()
+        if is_news and mine > self._kept:  # else a whole reading that began later is there already
             self._keep([*self._known.values(), *found], apis)

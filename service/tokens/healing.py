@@ -47,10 +47,28 @@ class Healing:
         try:
             answer = await self._inspected(token)
             if answer[0] == b"unknown" and await self.restore(session):
+                if await self.recall.is_denied(claims.jti):  # that was lost as well
+                    return None
                 answer = await self._inspected(token)
+            elif self.may_be_old and await self.is_known_to_have_ended(session):
+                return None
         except Unavailable:
             return await self._roles_from_journal(claims, session)
         return bytes(answer[2]) if answer[0] == b"live" else None
+
+    @property
+    def may_be_old(self) -> bool:
+        """Whether Redis may not know what was revoked: it is another one since a moment ago."""
+        return self.overlay.is_behind
+
+    async def is_known_to_have_ended(self, session: bytes) -> bool:
+        """Whether a session that Redis believes in was ended: lately, or, while Redis may be old, ever."""
+        if session in self.overlay.sessions:
+            return True
+        try:
+            return self.may_be_old and await self.recall.of(session) is None
+        except Unavailable:  # what both stores would say nobody knows: the one that answers is believed
+            return False
 
     async def is_denied(self, claims: ServiceClaims) -> bool:
         """Whether a token by which a service speaks for itself was revoked."""
@@ -72,11 +90,13 @@ class Healing:
         if kept is None or not await self._write(kept):
             return kept
         metrics.restored()
-        if await self._living(session) is not None:
-            return kept
-        # It was ended between the look and the writing: whoever ended it found nothing in Redis to end.
-        await self.store.run("close", f"sessions:{{{kept.account}}}", session, int(Ended.ENDED), "")
-        return None
+        # Whoever ended it, or changed the roles, between the look and the writing found nothing in Redis to change.
+        key, now = f"sessions:{{{kept.account}}}", await self.recall.settled(session)
+        if now is None:
+            await self.store.run("close", key, session, int(Ended.ENDED), "")
+        elif now.roles != kept.roles:
+            await self.store.run("appoint", key, " ".join(now.roles))
+        return now
 
     async def restore_all(self, account: UUID, known: set[bytes]) -> bool:
         """Brings back every session of an account that the journal knows and Redis does not; whether there were any."""

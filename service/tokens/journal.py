@@ -54,6 +54,8 @@ EndReason = Literal[
 USE_NOTED_EVERY = timedelta(hours=1)
 """How exactly the journal knows when a session was used: a write per refresh would cost more than it tells."""
 MOST_NOTES = 50_000
+Use = tuple[datetime, int, timedelta]
+"""When, which generation, and how exactly it must be known."""
 NOTES_AT_ONCE = 1000
 
 
@@ -114,7 +116,7 @@ class Journal:
 
     database: Database
     clock: Clock
-    _uses: dict[bytes, tuple[datetime, int]] = field(default_factory=dict)
+    _uses: dict[bytes, Use] = field(default_factory=dict)
     _owed: dict[bytes, EndReason] = field(default_factory=dict)
 
     async def ended(self, session: bytes, reason: EndReason) -> None:
@@ -179,13 +181,13 @@ class Journal:
         if len(self._owed) < MOST_NOTES:
             self._owed[session] = reason
 
-    def note_use(self, session: bytes, generation: int) -> None:
-        """Remembers that a session was rotated, to be written by `settle`: nobody waits for it."""
+    def note_use(self, session: bytes, generation: int, idle: timedelta) -> None:
+        """Remembers that a session was rotated, which ends after so long without; `settle` writes it down."""
         if len(self._uses) < MOST_NOTES or session in self._uses:
-            self._uses[session] = self.clock(), generation
+            self._uses[session] = self.clock(), generation, noted_every(idle)
 
     async def settle(self) -> None:
-        """Writes what is owed, and what was noted of use, but no session's more than once an hour.
+        """Writes what is owed, and what was noted of use, but no session's more often than `noted_every`.
 
         Raises `Unavailable`; what is not written is written the next time.
         """
@@ -196,7 +198,7 @@ class Journal:
             batch = [(session, *self._uses[session]) for session in list(self._uses)[:NOTES_AT_ONCE]]
             async with self.database.begin() as transaction:
                 await transaction.execute(_uses(batch))
-            for session, at, _ in batch:
+            for session, at, *_ in batch:
                 if self._uses[session][0] == at:
                     del self._uses[session]
 
@@ -213,11 +215,19 @@ class Journal:
             return (await transaction.scalars(statement)).all()
 
 
-def _uses(batch: Sequence[tuple[bytes, datetime, int]]) -> Update:
-    columns = column("id", Uuid), column("at", DateTimeUTC(timezone=True)), column("generation", BigInteger)
-    noted = values(*columns, name="noted").data(
-        [(UUID(bytes=session), at, generation) for session, at, generation in batch]
+def noted_every(idle: timedelta) -> timedelta:
+    """How exactly the use of a session is known that ends after so long without one."""
+    return min(USE_NOTED_EVERY, idle / 4)
+
+
+def _uses(batch: Sequence[tuple[bytes, datetime, int, timedelta]]) -> Update:
+    columns = (
+        column("id", Uuid),
+        column("at", DateTimeUTC(timezone=True)),
+        column("generation", BigInteger),
+        column("every", Interval()),
     )
-    is_news = SessionRow.used_at.is_(None) | (SessionRow.used_at < noted.c.at - literal(USE_NOTED_EVERY, Interval()))
+    noted = values(*columns, name="noted").data([(UUID(bytes=session), *use) for session, *use in sorted(batch)])
+    is_news = SessionRow.used_at.is_(None) | (SessionRow.used_at < noted.c.at - noted.c.every)
     statement = update(SessionRow).where(SessionRow.id == noted.c.id, is_news)
     return statement.values(used_at=noted.c.at, generation=func.greatest(SessionRow.generation, noted.c.generation))

@@ -8,7 +8,7 @@ answer either, nobody waits at all.
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from service import background
 from service.clock import Clock
 from service.errors import Unavailable
-from service.store.postgres import Database
+from service.store.postgres import Database, Transaction
 from service.tokens.journal import Revocation, SessionRow
 
 PATIENCE = 0.4
@@ -35,7 +35,7 @@ PAUSE = 0.5
 SESSIONS = SessionRow.__table__
 ACCOUNTS = table("accounts", column("id", Uuid()), column("roles", ARRAY(TEXT)), column("disabled_at"))
 Waiting = dict[Any, asyncio.Future[Any]]
-"""By a session id (bytes) or a `jti` (str)."""
+"""By a session id (bytes), one to be settled (a pair), or a `jti` (str)."""
 KEPT = select(SESSIONS, ACCOUNTS.c.roles, ACCOUNTS.c.disabled_at).join(ACCOUNTS, ACCOUNTS.c.id == SESSIONS.c.account_id)
 """Every look-up asks the account too: who is disabled has no session, and roles are those of this moment."""
 
@@ -84,10 +84,16 @@ class Recall:
             return None
         return kept if kept.expires_at > self.clock() else None
 
+    async def settled(self, session: bytes) -> Kept | None:
+        """The same once every change of its account that is under way is over; nothing is remembered."""
+        kept: Kept | None = await self._asked(("settled", session))
+        return kept if kept is not None and not kept.has_ended and kept.expires_at > self.clock() else None
+
     async def of_account(self, account: UUID) -> list[Kept]:
         """Every session of an account that has neither ended nor reached its end."""
         async with self.database.begin() as transaction:
-            found = [_kept(row) for row in await transaction.execute(KEPT.where(SESSIONS.c.account_id == account))]
+            rows = await transaction.execute(KEPT.where(SESSIONS.c.account_id == account))
+            found = [_kept(row, self.clock()) for row in rows]
         return [kept for kept in found if not kept.has_ended and kept.expires_at > self.clock()]
 
     async def is_denied(self, jti: str) -> bool:
@@ -103,7 +109,7 @@ class Recall:
         if len(self._dead) > MOST_DEAD:
             self._dead.popitem(last=False)
 
-    async def _asked(self, wanted: bytes | str) -> Any:
+    async def _asked(self, wanted: Any) -> Any:
         loop = asyncio.get_running_loop()
         if loop.time() < self._failed_at + PAUSE or len(self._wanted) >= MOST_WAITING:
             raise Unavailable("the journal does not answer, or too many ask it")
@@ -139,24 +145,34 @@ class Recall:
                 answer.set_exception(error)
                 answer.exception()  # everybody may have left
 
-    async def _read(self, wanted: Collection[bytes | str]) -> dict[bytes | str, Any]:
+    async def _read(self, wanted: Collection[Any]) -> dict[Any, Any]:
         """Sessions by their ids, and which access tokens, by their `jti`, were revoked."""
-        sessions = [UUID(bytes=one) for one in wanted if isinstance(one, bytes)]
+        sessions = [one for one in wanted if isinstance(one, bytes)]
+        settled = [session for _, session in (one for one in wanted if isinstance(one, tuple))]
         tokens = [one for one in wanted if isinstance(one, str)]
-        found: dict[bytes | str, Any] = {}
+        found: dict[Any, Any] = {}
         async with self.database.begin() as transaction:
             if sessions:
-                rows = await transaction.execute(
-                    KEPT.where(SESSIONS.c.id == func.any(literal(sessions, ARRAY(Uuid()))))
-                )
-                found |= {kept.session: kept for kept in map(_kept, rows)}
+                found |= {kept.session: kept for kept in await self._sessions(transaction, sessions)}
             if tokens:
-                is_wanted = Revocation.jti == func.any(literal(tokens, ARRAY(TEXT)))
-                found |= dict.fromkeys(await transaction.scalars(select(Revocation.jti).where(is_wanted)), True)
+                is_one = Revocation.jti == func.any(literal(tokens, ARRAY(TEXT)))
+                denied = await transaction.scalars(select(Revocation.jti).where(is_one))
+                found |= {jti: True for jti in denied if jti is not None}
+            if settled:  # whoever changes an account holds its row (decision 6)
+                accounts = [kept.account for kept in await self._sessions(transaction, settled)]
+                held = select(ACCOUNTS.c.id).where(ACCOUNTS.c.id == func.any(literal(accounts, ARRAY(Uuid()))))
+                await transaction.execute(held.order_by(ACCOUNTS.c.id).with_for_update(read=True))
+                now = await self._sessions(transaction, settled)
+                found |= {("settled", kept.session): kept for kept in now}
         return found
 
+    async def _sessions(self, transaction: Transaction, sessions: Sequence[bytes]) -> list[Kept]:
+        ids = literal([UUID(bytes=session) for session in sessions], ARRAY(Uuid()))
+        rows = await transaction.execute(KEPT.where(SESSIONS.c.id == func.any(ids)))
+        return [_kept(row, self.clock()) for row in rows]
 
-def _kept(row: Row[Any]) -> Kept:
+
+def _kept(row: Row[Any], now: datetime) -> Kept:
     return Kept(
         session=row.id.bytes,
         account=row.account_id,
@@ -167,7 +183,7 @@ def _kept(row: Row[Any]) -> Kept:
         roles=tuple(row.roles),
         opened_at=row.opened_at,
         authenticated_at=row.authenticated_at or row.opened_at,
-        used_at=row.used_at or row.opened_at,
+        used_at=row.used_at or now,  # of a release that did not write it down
         expires_at=row.expires_at,
         generation=row.generation,
         has_ended=row.ended_at is not None or row.disabled_at is not None,

@@ -47,6 +47,8 @@ class Overlay:
 
     sessions: dict[bytes, datetime] = field(default_factory=dict)
     tokens: dict[str, datetime] = field(default_factory=dict)
+    is_behind: bool = False
+    """Whether Redis was connected to anew and has not been told yet what it may have lost."""
 
     def add(self, row: Row[Any]) -> None:
         """One revocation of the log."""
@@ -88,7 +90,7 @@ class Replay:
         if is_another or await self._is_ours():  # else another worker tells it just now
             told = await self._tell(began, is_another=is_another)
             await self.store.put(MARK, int((began - UNSETTLED).timestamp() * 1000), MARK_SECONDS)
-        self._server, self._done_at = server, time.monotonic()
+        self._server, self._done_at, self.overlay.is_behind = server, time.monotonic(), False
         return told
 
     def start(self) -> None:
@@ -109,6 +111,7 @@ class Replay:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
                     await self.store.reconnected()
+                    self.overlay.is_behind = True
 
     async def _safely(self, complaint: str, do: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -133,8 +136,9 @@ class Replay:
 
     async def _tell(self, began: datetime, *, is_another: bool) -> int:
         """Tells Redis everything since its mark; without one it is empty, or what is known of it is not enough."""
-        last = await self._mark() or began - self._life
-        if is_another and self.store.is_sharded:  # the mark stands on one node, and says nothing of the others
+        mark = await self._mark()
+        last = mark or began - self._life
+        if is_another and (self.store.is_sharded or mark is None):  # one mark says nothing of the other nodes
             last = datetime.min.replace(tzinfo=UTC)
         told, last_id, failed = 0, 0, list[BaseException]()
         while rows := await self._page(last, last_id):

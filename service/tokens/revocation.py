@@ -57,6 +57,7 @@ class Revocation:
             await self.store.run("deny", denial(claims.sub, claims.jti), remember)
         finally:  # either store may be away: the other one knows it all the same, and the client asks again
             await self.sessions.journal.denied(claims.sub, claims.jti, ends_at)
+            self.sessions.healing.overlay.tokens[claims.jti] = self.clock()
         self.audit.record("token.revoke", client=client.id, subject=claims.sub, jti=claims.jti)
 
     async def _end(self, held: Held, client: Client) -> None:

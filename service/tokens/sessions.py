@@ -146,7 +146,7 @@ class Sessions:
             await self._refuse(token, client, outcome, ended=answer[2] if len(answer) > 2 else 0)  # noqa: PLR2004
         if outcome != "rotated":  # what happens all the time is counted, and its use noted in the journal
             self._record("session.refresh", outcome, token, client)
-        self.journal.note_use(token.session, int(answer[2]))
+        self.journal.note_use(token.session, int(answer[2]), timedelta(milliseconds=self._idle(registered)))
         if refusal is not None:
             raise refusal
         return self._successor(held, registered, aim, answer)
@@ -202,7 +202,9 @@ class Sessions:
             client, granted, _ = record[RECORD_TAIL:].decode().split("\n")
             salt = record[RECORD_HEAD:RECORD_TAIL]
             held = Held(token, salt, client, tuple(granted.split()), tuple((roles or b"").decode().split()))
-        return held if held is not None and self.refresh_tokens.proves(token, held.salt) else None
+        if held is None or not self.refresh_tokens.proves(token, held.salt):
+            return None
+        return None if await self.healing.is_known_to_have_ended(token.session) else held
 
     async def held_live(self, presented: str, client: str) -> HeldLive | None:
         """A refresh token of this client, if it would be taken now; looking at it changes nothing."""
@@ -218,13 +220,14 @@ class Sessions:
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
         """Why a session that was opened just now has ended again; None while it lives."""
-        record, newest = await self.store.fields_of(_key(account), session, "n")
+        record = await self.store.field(_key(account), session)
         if record is None:
-            return "evicted" if newest is not None else None  # nothing at all: Redis was emptied meanwhile
+            return None if await self.healing.restore(session) else "evicted"
         return Ended(record[RECORD_HEAD - 1]).reason if record[RECORD_HEAD - 1] else None
 
     async def discard(self, account: UUID, session: bytes) -> None:
         """Ends a session whose tokens nobody was given."""
+        self.journal.owe(session, "disabled")
         await self.store.run("close", _key(account), session, int(Ended.DISABLED), "")
 
     async def reauthenticate(self, claims: PersonClaims, amr: tuple[str, ...]) -> Renewed:
