@@ -133,6 +133,7 @@ class World:
             "VESTIBULE_SMTP_URL": "smtp://127.0.0.1:9",
             "VESTIBULE_MAIL_FROM": "vestibule@example.com",
             "VESTIBULE_DRAIN": "0",
+            "VESTIBULE_METRICS_PORT": "0",
             **QUICK_HASHES,
             **{f"VESTIBULE_LIMIT_{name}": "100000/m" for name in LIMITS},
             **{f"VESTIBULE_{name.upper()}": value for name, value in settings.items()},

@@ -85,14 +85,17 @@ class Database:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
 
     @classmethod
-    def connect(cls, settings: Settings) -> "Database":
-        """A pool that waits, connects and commands within the settings' bounds; no connection is made yet."""
+    def connect(cls, settings: Settings, pool: int | None = None) -> "Database":
+        """A pool that waits, connects and commands within the settings' bounds; no connection is made yet.
+
+        `pool` makes it smaller than the settings' one: for work that must neither wait for requests nor hold them up.
+        """
         seconds = settings.database_timeout.total_seconds()
         milliseconds = str(int(seconds * 1000 * STATEMENT_TIMEOUT_FACTOR))
         engine = create_async_engine(
             driver_url(settings.database_url),
             poolclass=CountingPool,
-            pool_size=settings.database_pool,
+            pool_size=pool or settings.database_pool,
             max_overflow=0,
             pool_timeout=settings.database_pool_wait.total_seconds(),
             pool_recycle=1800,

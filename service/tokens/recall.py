@@ -100,9 +100,10 @@ class Recall:
         """Whether an access token was revoked by itself."""
         return bool(await self._asked(jti))
 
-    async def stop(self) -> None:
-        """Ends what is under way."""
+    async def close(self) -> None:
+        """Ends what is under way, and lets go of the connection."""
         await background.end(self._task)
+        await self.database.close()
 
     def _bury(self, session: bytes) -> None:
         self._dead[session] = None

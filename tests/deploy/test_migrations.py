@@ -211,6 +211,7 @@ async def test_both_versions_serve_the_same_people_at_the_same_time(
         "VESTIBULE_KEYS": root_key(),
         "VESTIBULE_ISSUER": "https://auth.test",
         "VESTIBULE_SMTP_URL": "smtp://127.0.0.1:9",
+        "VESTIBULE_METRICS_PORT": "0",
         "VESTIBULE_MAIL_FROM": "vestibule@example.com",
         "VESTIBULE_DRAIN": "0",
     }

@@ -212,6 +212,7 @@ async def rolled(
         **environ,
         "PATH": "/usr/bin:/bin",
         "VESTIBULE_DRAIN": str(DRAIN),
+        "VESTIBULE_METRICS_PORT": "0",
         "VESTIBULE_SHUTDOWN_GRACE": str(GRACE),
         "VESTIBULE_BODY_TIMEOUT": "300",
         "VESTIBULE_SMTP_URL": "smtp://127.0.0.1:9",

@@ -300,7 +300,7 @@ async def test_a_primary_that_became_a_replica_is_given_up() -> None:
     server = Refusing()
     async with server.listening():
         client = Redis.from_url(server.url, protocol=2)
-        node = OneNode(client, 5.0)
+        node = OneNode(client, 5.0, sentinels=[client])
         for number in range(1, 4):
             answer = await node.call("k", ("SET", "k", "v"))
             assert str(answer).startswith("READONLY")
