@@ -3,8 +3,10 @@
 import math
 import time
 from collections import Counter
+from contextlib import suppress
 
 import httpx
+import psutil
 
 from deploy.faults.load import Answers, Crowd, Load, Person, claims, login_body, wrong_introspection
 from deploy.faults.table import Finding
@@ -15,7 +17,7 @@ SLOWEST = 3.0
 AGAIN = 5.0
 """Seconds until everything works again."""
 SETTLE = 6.0
-"""One tick of the journal, and a little more."""
+"""Seconds until the journal was replayed: one tick, and a little more."""
 SLACK = 0.3
 """Seconds at the beginning and the end of a fault that belong to neither side."""
 
@@ -28,26 +30,37 @@ def everything(
     slowest: float = SLOWEST,
     again: float = AGAIN,
     settle: float = 0.0,
+    ends_later: bool = False,
 ) -> Finding:
     """The whole examination, with the load still running.
 
     While the fault lasts (and until it has recovered), `may_fail` and `must_fail` may answer 503, the others may not;
     `must_fail` may answer nothing else. Nobody alive is ever told otherwise, no acknowledged sign-out is undone, nobody
-    is thrown out, and everything works again within `again` seconds.
+    is thrown out, and everything works again within `again` seconds. Whoever signed out is out within `settle` seconds,
+    and if it `ends_later`, also who was told 503. All times are those of a machine that does nothing else.
     """
-    finding = Finding()
+    finding, slowest, again = Finding(), slowest * load.slowness, again * load.slowness
     recovered = recovery(load.house, load.crowd, load.ended, again + 5)
     finding.seen.append(load.meanwhile.told())
     finding.seen.append(f"slowest {load.meanwhile.slowest():.2f} s")
     finding.seen.append(f"again after {recovered:.1f} s")
     finding.expect(recovered <= again, f"not well again within {again:.0f} s")
-    time.sleep(settle)
+    _settle(load, settle, ends_later)
     end = min(load.ended + max(recovered, 0.0) + SLACK, time.monotonic())
     _statuses(load, finding, may_fail, must_fail, end)
     finding.expect(load.meanwhile.slowest() <= slowest, f"an answer took {load.meanwhile.slowest():.1f} s")
     finding.broken.extend(_wrong(load))
-    aftermath(load.house, load.crowd, finding)
+    aftermath(load.house, load.crowd, finding, ends_later)
     return finding
+
+
+def _settle(load: Load, longest: float, ends_later: bool) -> None:
+    """Waits until who is to be out is out."""
+    until = time.monotonic() + longest * load.slowness
+    leaving = load.crowd.gone + (load.crowd.put_off if ends_later else [])
+    with load.house.http() as http:
+        while any(is_active(load.house, http, person.access) for person in leaving) and time.monotonic() < until:
+            time.sleep(0.1)
 
 
 def recovery(house: House, crowd: Crowd, since: float, limit: float) -> float:
@@ -63,19 +76,44 @@ def recovery(house: House, crowd: Crowd, since: float, limit: float) -> float:
     return math.inf
 
 
-def aftermath(house: House, crowd: Crowd, finding: Finding) -> None:
+def aftermath(house: House, crowd: Crowd, finding: Finding, ends_later: bool) -> None:
     """Who lives although they went, and who was thrown out."""
     with house.http() as http:
-        alive = sum(is_active(house, http, person.access) for person in crowd.gone)
+        alive = sum(lives(house, http, person) for person in crowd.gone)
+        late = sum(lives(house, http, person) for person in crowd.put_off) if ends_later else 0
         out = sum(not is_active(house, http, person.access) for person in crowd.stay)
         lost = 0
         for person in crowd.renew:
             answer = http.post("/auth/refresh", json={"refresh_token": person.refresh})
             lost += not answer.is_success
     finding.seen.append(f"signed out {len(crowd.gone)}, alive of them {alive}, thrown out {out + lost}")
+    if ends_later:
+        finding.seen.append(f"put off {len(crowd.put_off)}, alive of them {late}")
+    finding.expect(late == 0, f"{late} sign-outs that were put off never came")
     finding.expect(alive == 0, f"{alive} acknowledged sign-outs undone")
     finding.expect(out == 0, f"{out} live sessions inactive")
     finding.expect(lost == 0, f"{lost} refresh tokens lost")
+
+
+def lives(house: House, http: httpx.Client, person: Person) -> bool:
+    """Whether either token of a session is good; its refresh token is used up by the question."""
+    refreshed = http.post("/auth/refresh", json={"refresh_token": person.refresh})
+    return refreshed.is_success or is_active(house, http, person.access)
+
+
+def work() -> tuple[float, float]:
+    """Seconds for which the cores have worked so far, and for which they did so for us and what we started."""
+    times, ours = psutil.cpu_times(), 0.0
+    for process in (me := psutil.Process(), *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            ours += sum(process.cpu_times()[:2])
+    return times.user + times.nice + times.system, ours
+
+
+def share_of_strangers(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """Which part of their work the cores did for others between two looks."""
+    everybody, ours = after[0] - before[0], after[1] - before[1]
+    return max(0.0, 1 - ours / everybody) if everybody else 0.0
 
 
 def is_active(house: House, http: httpx.Client, token: str) -> bool:

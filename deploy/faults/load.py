@@ -89,18 +89,24 @@ class Answers:
 
 @dataclass
 class Crowd:
-    """Sessions that only live, sessions that refresh, and sessions that end while the fault lasts."""
+    """Sessions that only live, sessions that refresh, and sessions that end while the fault lasts: acknowledged, or
+    answered with 503."""
 
     stay: list[Person]
     renew: list[Person]
     leave: list[Person]
     gone: list[Person] = field(default_factory=list)
+    put_off: list[Person] = field(default_factory=list)
 
     @classmethod
     def gather(cls, house: House, leave: int = LEAVE) -> "Crowd":
         """Signs them in."""
         people = signed_in(house, STAY + RENEW + leave)
         return cls(people[:STAY], people[STAY : STAY + RENEW], people[STAY + RENEW :])
+
+
+USUAL = 0.03
+"""Seconds of the slowest introspection in a hundred on a machine that does nothing else."""
 
 
 class Load:
@@ -116,7 +122,7 @@ class Load:
 
     def __enter__(self) -> "Load":
         self._thread.start()
-        time.sleep(0.5)
+        time.sleep(1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,6 +138,11 @@ class Load:
     def meanwhile(self) -> Answers:
         """Those to requests that were sent while the fault lasted."""
         return self.answers.between(self.began, self.ended)
+
+    @property
+    def slowness(self) -> float:
+        """By how much everything takes longer here than usual, before the fault: promises of time are so much wider."""
+        return max(1.0, self.answers.of("introspect").between(0, self.began).slowest(0.99) / USUAL)
 
     @contextmanager
     def fault(self) -> Iterator[None]:
@@ -187,6 +198,8 @@ class Load:
         answer = await self._ask(http, "logout", "/auth/logout", refused, json={"refresh_token": person.refresh})
         if answer is not None and answer.status_code == httpx.codes.NO_CONTENT:
             self.crowd.gone.append(person)
+        if answer is not None and answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            self.crowd.put_off.append(person)
 
     async def _ask(
         self, http: httpx.AsyncClient, kind: str, path: str, wrong: Callable[[httpx.Response], str], **request: Any

@@ -122,7 +122,7 @@ def turned_back(world: World) -> Finding:
 def _without_database(load: Load) -> Finding:
     finding = everything(load, may_fail=("logout",), must_fail=("login",))
     slowest = load.meanwhile.of("login").slowest()
-    finding.expect(slowest < IN_TIME, f"a login waited {slowest:.1f} s")
+    finding.expect(slowest < IN_TIME * load.slowness, f"a login waited {slowest:.1f} s")
     return finding
 
 

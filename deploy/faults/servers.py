@@ -1,6 +1,7 @@
 """The stores: one Valkey, and what may be done to a server."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -19,15 +20,19 @@ from service.embedded.processes import Child
 PERSISTENT = {"appendonly": "yes", "appendfsync": "everysec", "save": ""}
 FORGETFUL = {"appendonly": "no", "save": ""}
 ALWAYS = {"bind": "127.0.0.1", "maxmemory-policy": "noeviction", "loglevel": "notice", "enable-debug-command": "yes"}
+PORTS, PORT_TRIES = range(20_000, 30_000), 100
+"""Below those that Linux gives to clients."""
 LONGEST_KILL = 10.0
 """Seconds until the kernel has taken everything away."""
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port nobody listens on, and none that a client is given while its server is away. Raises `OSError`."""
+    for _ in range(PORT_TRIES):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", secrets.choice(PORTS)))
+            return int(free.getsockname()[1])
+    raise OSError("no port is free")
 
 
 class Valkey:

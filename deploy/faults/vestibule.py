@@ -89,7 +89,8 @@ def instance(
 ) -> Iterator[Instance]:
     """A service that ends with the block. `prefix` stands before its command, `become` runs before it, `output` is a
     descriptor for its lines in the place of the log."""
-    one = Instance(dict(environ), log, free_port(), prefix, become, output, None)  # type: ignore[arg-type]
+    given = {**environ, "VESTIBULE_METRICS_PORT": str(free_port())}
+    one = Instance(given, log, free_port(), prefix, become, output, None)  # type: ignore[arg-type]
     one.start()
     try:
         if wait:

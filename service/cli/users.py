@@ -106,6 +106,7 @@ async def _end_of_one(services: Services, account: UUID) -> Account:
 
 async def _end_of_many(services: Services, wanted: WhoseSessions) -> Progress:
     last = Progress(0, 0, 0)
+    await services.clients.reload()  # whether a session that only the journal knows still lives is up to its client
     async for last in services.mass_sign_out.run(wanted, by=BY):
         click.echo(f"{last.looked_at} of {last.total}", err=True)
     return last

@@ -54,6 +54,8 @@ class Healing:
                 return None
         except Unavailable:
             return await self._roles_from_journal(claims, session)
+        if answer[0] == b"expired" and await self.outlives(session):
+            return await self._roles_from_journal(claims, session)
         return bytes(answer[2]) if answer[0] == b"live" else None
 
     @property
@@ -80,6 +82,13 @@ class Healing:
             is_denied = await self.recall.is_denied(claims.jti)
             metrics.answered_from_journal()
             return is_denied
+
+    async def outlives(self, session: bytes) -> bool:
+        """Whether a session that is over by the clock of Redis is not over by ours: one of them is wrong.
+
+        Then nobody may be thrown out; an instance whose own clock is wrong is not ready. Raises `Unavailable`.
+        """
+        return await self._living(session) is not None
 
     async def restore(self, session: bytes) -> Kept | None:
         """Brings a session back that Redis does not know, None when the journal does not know it to live either.

@@ -140,6 +140,8 @@ class Sessions:
         answer = await self._rotated(token, registered)
         if answer[0] == b"unknown" and await self.healing.restore(token.session):  # lost since it was looked at
             answer = await self._rotated(token, registered)
+        if answer[0] == b"expired" and await self.healing.outlives(token.session):
+            raise Unavailable("over by the clock of the store, and not by ours")
         outcome = answer[0].decode()
         metrics.refreshed(outcome)
         if outcome in REFUSED:

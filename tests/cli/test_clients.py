@@ -12,6 +12,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import select
 
 from service.audit import AuditEvent
@@ -20,6 +21,7 @@ from tests.cli.test_production import COMMANDER, PROJECT, Commander, one_line
 from tests.conftest import PASSWORD, Outbox, somebody
 from tests.deeds import bearer, id_of, is_in, mailed_link, row_of, sign_in, with_account
 from tests.oauth.acting import Software, admitted, new_front_end
+from tests.tokens.acting import record_key
 from tests.tokens.hearing import eventually
 from tests.tokens.test_client_rules import GOOD_KEY, fresh_id
 
@@ -287,6 +289,19 @@ async def test_sessions_are_ended_of_one_of_some_and_of_all(
     assert await noted(services, AuditEvent.event, "session.close_many")
     events = await noted(services, AuditEvent.account_id, await id_of(services, plain))
     assert events == ["session.close_all"]
+
+
+@pytest.mark.standard("AD-13")
+async def test_sessions_that_redis_forgot_are_counted_when_they_end(
+    http: httpx.AsyncClient, services: Services, redis: Redis, told: Told
+) -> None:
+    role, web = f"role-{secrets.token_hex(4)}", Software("web")
+    person = await with_account(services, (role,))
+    tokens = [(await admitted(services, person, web)).access_token for _ in range(3)]
+    assert await redis.delete(record_key(await id_of(services, person))) == 1
+
+    assert told("sessions", "end", "--role", role) == {"3": "sessions ended, 3 looked at"}
+    assert not any([await is_in(http, {"Authorization": f"Bearer {token}"}) for token in tokens])
 
 
 async def test_people_that_are_not_there_and_contradictions_are_refused(services: Services, refused: Refused) -> None:

@@ -357,3 +357,45 @@ async def test_a_client_with_a_shorter_idle_time_keeps_it(here: Ward, services: 
     await here.clock.advance(seconds=101)
     assert await here.services.sessions.healing.restore(guest.session) is None
     assert await here.status(guest.refresh, client) == 401
+
+
+# A store whose clock is wrong
+
+
+async def _a_month_ahead(here: Ward) -> None:
+    """The store's clock alone; put back by `clock.reset`."""
+    await here.redis.set("vestibule:test:shift", int(timedelta(days=31).total_seconds() * 1_000_000))
+
+
+async def test_a_store_a_month_ahead_throws_nobody_out(here: Ward, guest: Guest) -> None:
+    await _a_month_ahead(here)
+    assert await here.is_live(guest)
+    assert await here.status(guest.refresh) == 503
+    await here.clock.reset()
+    await here.renew(guest)
+    assert await here.is_live(guest)
+
+
+async def test_who_is_out_is_out_for_a_store_a_month_ahead(here: Ward, guest: Guest) -> None:
+    other, revoked = await here.signed_in(guest), await here.signed_in(guest)
+    await _logout(here, guest)
+    await _a_month_ahead(here)
+    await _logout(here, other)
+    assert (await here.http.post("/revoke", data={"token": revoked.access, "client_id": "web"})).status_code == 200
+    assert not any([await here.is_live(one) for one in (guest, other, revoked)])
+    assert await here.status(guest.refresh) == 401
+    await here.clock.reset()
+    assert not await here.is_live(other)
+    assert await here.status(other.refresh) == 401
+
+
+async def test_who_is_over_by_both_clocks_is_over(here: Ward, guest: Guest) -> None:
+    await here.clock.advance(seconds=IDLE.total_seconds() + 1)
+    assert await here.status(guest.refresh) == 401
+
+
+async def test_what_comes_back_to_a_store_years_ahead_does_not_stay_for_ever(here: Ward, guest: Guest) -> None:
+    await here.lose(guest)
+    await here.redis.set("vestibule:test:shift", int(timedelta(days=700).total_seconds() * 1_000_000))
+    assert await here.is_live(guest)
+    assert await here.redis.pttl(record_key(guest.account)) > 0

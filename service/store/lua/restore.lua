@@ -15,6 +15,6 @@ write(key, sid, {
 })
 redis.call('HSET', key, 'n', math.max(created, newest(key)))
 redis.call('HSETNX', key, 'r', ARGV[11])
-local remember = absolute - now + tonumber(ARGV[12])
+local remember = math.max(absolute - now, 0) + tonumber(ARGV[12])
 if redis.call('PTTL', key) < remember then redis.call('PEXPIRE', key, remember) end
 return 1
