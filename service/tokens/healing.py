@@ -16,6 +16,7 @@ from service.errors import Unavailable
 from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.clients import Clients
+from service.tokens.journal import noted_every
 from service.tokens.recall import Kept, Recall
 from service.tokens.replay import Overlay, denial
 from service.tokens.session_facts import Ended
@@ -86,9 +87,11 @@ class Healing:
     async def outlives(self, session: bytes) -> bool:
         """Whether a session that is over by the clock of Redis is not over by ours: one of them is wrong.
 
-        Then nobody may be thrown out; an instance whose own clock is wrong is not ready. Raises `Unavailable`.
+        Then nobody may be thrown out; an instance whose own clock is wrong is not ready. What the journal knows of its
+        use is never younger than what Redis knows, so it is not believed beyond that. Raises `Unavailable`.
         """
-        return await self._living(session) is not None
+        kept = await self.recall.of(session)
+        return kept is not None and kept.idle_end(self._idle(kept)) > self.clock()
 
     async def restore(self, session: bytes) -> Kept | None:
         """Brings a session back that Redis does not know, None when the journal does not know it to live either.
@@ -135,11 +138,14 @@ class Healing:
         return kept if kept is not None and self._idle_end(kept) > self.clock() else None
 
     def _idle_end(self, kept: Kept) -> datetime:
+        """When it ends unless it is used, at the latest: the journal knows of its use only so exactly."""
+        idle = self._idle(kept)
+        return kept.idle_end(idle + noted_every(idle))
+
+    def _idle(self, kept: Kept) -> timedelta:
         client = self.clients.enabled(kept.client)
-        shorter = (
-            timedelta(seconds=client.session_idle) if client and client.session_idle else self.settings.session_idle
-        )
-        return kept.idle_end(min(shorter, self.settings.session_idle))
+        idle = self.settings.session_idle
+        return min(idle, timedelta(seconds=client.session_idle)) if client and client.session_idle else idle
 
     async def _write(self, kept: Kept) -> bool:
         moments = kept.opened_at, kept.authenticated_at, kept.used_at, kept.expires_at, self._idle_end(kept)

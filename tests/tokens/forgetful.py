@@ -131,7 +131,7 @@ async def ward(
                 yield Ward(services, app, http, redis, clock, introspector)
         finally:
             await services.replay.stop()
-            await services.recall.stop()
+            await services.recall.close()
             await services.audit.flush()
             await services.close()
             await redis.flushdb()

@@ -59,7 +59,7 @@ async def cut_off(here: Ward, settings: Settings, outbox: Outbox) -> AsyncIterat
     await services.signing_keys.reload()
     await services.clients.reload()
     yield services
-    await services.recall.stop()
+    await services.recall.close()
     await services.close()
 
 
@@ -247,7 +247,7 @@ async def test_a_thousand_wait_for_a_hung_journal_no_longer_than_one(here: Ward,
         assert {type(answer) for answer in answers} == {Unavailable}
         assert time.monotonic() - began < recalling.PATIENCE + SOON
     finally:
-        await recall.stop()
+        await recall.close()
         await database.close()
         hung.close()
 

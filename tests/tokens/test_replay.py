@@ -23,6 +23,8 @@ from tests.tokens.forgetful import Guest, Ward, away, ward
 DATABASE = 12
 PREFIX = "vestibule:"
 
+IDLE = timedelta(days=14)
+
 
 @pytest.fixture(scope="module")
 async def house(
@@ -303,10 +305,10 @@ async def test_a_use_is_written_at_most_once_an_hour(here: Ward, guest: Guest) -
 async def test_a_use_that_was_noted_elsewhere_takes_no_generation_back(here: Ward, guest: Guest) -> None:
     journal = here.services.replay.journal
     await here.clock.advance(hours=2)
-    journal.note_use(guest.session, 7)
+    journal.note_use(guest.session, 7, IDLE)
     await journal.settle()
     await here.clock.advance(hours=2)
-    journal.note_use(guest.session, 5)
+    journal.note_use(guest.session, 5, IDLE)
     await journal.settle()
     assert (await noted(here, guest))[1] == 7
 
@@ -315,16 +317,16 @@ async def test_notes_of_use_are_bounded(here: Ward, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(journals, "MOST_NOTES", 2)
     journal = journals.Journal(here.services.database, here.clock)
     for number in range(4):
-        journal.note_use(bytes([number]) * 16, 1)
+        journal.note_use(bytes([number]) * 16, 1, IDLE)
         journal.owe(bytes([number]) * 16, "reused")
-    journal.note_use(bytes(16), 9)
-    assert [generation for _, generation in journal._uses.values()] == [9, 1]
+    journal.note_use(bytes(16), 9, IDLE)
+    assert [generation for _, generation, _ in journal._uses.values()] == [9, 1]
     assert len(journal._owed) == 2
 
 
 async def test_notes_of_sessions_that_are_gone_are_settled_all_the_same(here: Ward) -> None:
     journal = here.services.replay.journal
-    journal.note_use(uuid4().bytes, 3)
+    journal.note_use(uuid4().bytes, 3, IDLE)
     journal.owe(uuid4().bytes, "reused")
     await journal.settle()
     assert (journal._uses, journal._owed) == ({}, {})
