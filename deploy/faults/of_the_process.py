@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import cycle
 
 import httpx
 
 from deploy.faults.judging import AGAIN, everything, recovery, share_of_strangers, work
 from deploy.faults.load import Crowd, Load, Person, login_body, signed_in
 from deploy.faults.table import Fault, Finding
-from deploy.faults.world import STRONG_HASHES, House, World
+from deploy.faults.world import GUESTS, STRONG_HASHES, House, World
 
 ROUNDS, PEOPLE = 3, 8
 DRAIN, GRACE = 1, 3
@@ -127,11 +128,11 @@ def _refreshed(http: httpx.Client, person: Person) -> bool:
 
 def _flood(house: House) -> Counter[int]:
     """So many sign-ins at the same moment, by plain sockets: the one who asks must not take the cores."""
-    body = json.dumps(login_body()).encode()
     head = b"POST /auth/login HTTP/1.1\r\nHost: auth.test\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    request = head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    bodies = [json.dumps(login_body(guest)).encode() for guest in GUESTS]
+    requests = [head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body) for body in bodies]
     lines = [socket.create_connection(("127.0.0.1", house.service.port), timeout=60) for _ in range(LOGINS)]
-    for line in lines:
+    for line, request in zip(lines, cycle(requests)):
         line.sendall(request)
     statuses = Counter(int(line.recv(4096)[9:12] or b"0") for line in lines)
     for line in lines:

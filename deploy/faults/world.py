@@ -28,6 +28,8 @@ from service.wiring import build
 
 EMAIL, VISITOR = "ann@example.com", "bob@example.com"
 """Whose sessions are watched, and who comes all the time: an account has fifty sessions at most."""
+GUESTS = tuple(f"guest{number}@example.com" for number in range(8))
+"""Who comes in a flood: an account lets strangers in no more after a hundred attempts without a success."""
 PASSWORD = "rain over the quiet harbour"
 CLIENT = "orders"
 PRISTINE = "pristine"
@@ -168,7 +170,7 @@ class World:
             changes = ClientChanges(name="Orders", may_introspect=True)
             _, made = await services.client_administration.register(CLIENT, changes, confidential=True)
             self.secret = made.secret if made else ""
-            for address in (EMAIL, VISITOR):
+            for address in (EMAIL, VISITOR, *GUESTS):
                 await services.administration.create(address, address.partition("@")[0], PASSWORD, ())
         finally:
             await services.close()
