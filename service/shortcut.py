@@ -171,15 +171,16 @@ def _is_plain_json(scope: HTTPScope) -> bool:
 
 
 def _whole(message: ReceiveMessage) -> bytes:
-    """A body that came in one piece; nothing, which is no plain body, for any other."""
-    is_whole = message["type"] == "http.request" and not message.get("more_body")
-    return message["body"] if is_whole and message["type"] == "http.request" else b""
+    """A short body that came in one piece; nothing, which is no plain body, for any other."""
+    if message["type"] != "http.request" or message.get("more_body") or len(message["body"]) > LONGEST_BODY:
+        return b""
+    return message["body"]
 
 
 def _form_token(body: bytes) -> str:
     """The token of a form that says no more than that and its kind, in characters that are themselves; else nothing."""
     token, _, rest = body.partition(b"&")
-    is_plain = token.startswith(b"token=") and rest in HINTS and len(body) <= LONGEST_BODY and body.isascii()
+    is_plain = token.startswith(b"token=") and rest in HINTS and body.isascii()
     return token[6:].decode() if is_plain and not any(sign in token for sign in ENCODED) else ""
 
 

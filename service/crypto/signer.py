@@ -160,7 +160,7 @@ def _read_claims(payload: bytes) -> PersonClaims | ServiceClaims | None:
     kind: type[PersonClaims | ServiceClaims] = PersonClaims if b'"sid":' in payload else ServiceClaims
     try:
         claims = msgspec.json.decode(payload, type=kind)
-        if msgspec.json.encode(claims) == payload:
+        if msgspec.json.encode(claims) == payload and b"\\u0000" not in payload:
             return claims  # byte for byte as we write it: there is no second way to read it
         document = strict_json.loads(payload)
         if isinstance(document, dict) and "sid" in document:

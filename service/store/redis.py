@@ -3,7 +3,6 @@
 Nothing is retried here: a retry multiplies the time that a request hangs. What a client may repeat, it repeats.
 """
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from service import tracing
+from service.clock import utc_now
 from service.errors import Unavailable
 from service.settings import Settings
 from service.store import nodes
@@ -182,7 +182,7 @@ class RedisStore:
 
     async def time(self) -> float:
         """The server's clock, in seconds since 1970; of several the one that is farthest off ours."""
-        ours = time.time()
+        ours = utc_now().timestamp()
         told = [float(seconds) + float(micro) / 1_000_000 for seconds, micro in await self._everywhere("TIME")]
         return max(told, key=lambda theirs: abs(theirs - ours))
 

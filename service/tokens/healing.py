@@ -69,7 +69,7 @@ class Healing:
         if session in self.overlay.sessions:
             return True
         try:
-            return self.may_be_old and await self.recall.of(session) is None
+            return self.may_be_old and await self.recall.has_ended(session)
         except Unavailable:  # what both stores would say nobody knows: the one that answers is believed
             return False
 

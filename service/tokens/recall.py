@@ -84,6 +84,11 @@ class Recall:
             return None
         return kept if kept.expires_at > self.clock() else None
 
+    async def has_ended(self, session: bytes) -> bool:
+        """Whether the journal knows that a session is over; of one that it does not know, it does not."""
+        kept: Kept | None = await self._asked(session)
+        return kept is not None and (kept.has_ended or kept.expires_at <= self.clock())
+
     async def settled(self, session: bytes) -> Kept | None:
         """The same once every change of its account that is under way is over; nothing is remembered."""
         kept: Kept | None = await self._asked(("settled", session))

@@ -222,9 +222,9 @@ class Sessions:
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
         """Why a session that was opened just now has ended again; None while it lives."""
-        record = await self.store.field(_key(account), session)
+        record, newest = await self.store.fields_of(_key(account), session, "n")
         if record is None:
-            return None if await self.healing.restore(session) else "evicted"
+            return "evicted" if newest is not None else None  # nothing at all: Redis was emptied meanwhile
         return Ended(record[RECORD_HEAD - 1]).reason if record[RECORD_HEAD - 1] else None
 
     async def discard(self, account: UUID, session: bytes) -> None:

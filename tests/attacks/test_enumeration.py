@@ -78,9 +78,9 @@ async def work(quiet: Services, door: Litestar, monkeypatch: pytest.MonkeyPatch)
     def statement(_c: Any, _cursor: Any, sql: str, *_: Any) -> None:
         seen.note("postgres", sql.split("VALUES", maxsplit=1)[0])
 
-    async def command(key: str, words: tuple[Any, ...]) -> Any:
-        seen.note("redis", " ".join(map(str, words[: 2 if words[0] == "EVALSHA" else 1])))
-        return await plain(key, words)
+    async def command(key: str, words: tuple[Any, ...], by_digest: bytes | None = None) -> Any:
+        seen.note("redis", " ".join(map(str, words[: 2 if words[0] == "EVAL" else 1])))
+        return await plain(key, words, by_digest)
 
     for name in ("hash", "verify"):
         original = getattr(argon2.PasswordHasher, name)

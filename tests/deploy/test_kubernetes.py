@@ -25,7 +25,7 @@ BASE = KUBERNETES / "base"
 OVERLAY = KUBERNETES / "overlays" / "example"
 SCHEMA = "1.34"
 CLUSTER_WIDE = {"Namespace"}
-DNS, POSTGRES, REDIS, SUBMISSION = 53, 5432, 6379, {465, 587}
+DNS, POSTGRES, REDIS, SENTINEL, SUBMISSION = 53, 5432, 6379, 26379, {465, 587}
 POSTGRES_CONNECTIONS = 100 - 3
 """PostgreSQL's default `max_connections`, less the ones kept for its administrator."""
 INGRESS_KEEPS = 60

@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from service.settings import Settings
+from service.tokens.journal import noted_every
 from service.tokens.sessions import Aim
 from service.wiring import Services
 from tests.conftest import PASSWORD, Introspector, Outbox
@@ -304,7 +305,7 @@ async def test_the_idle_end_holds_for_what_comes_back(here: Ward, guest: Guest) 
     await here.clock.advance(seconds=IDLE.total_seconds() - 60)
     await here.lose(guest)
     assert await here.services.sessions.healing.restore(guest.session) is not None
-    await here.clock.advance(seconds=61)
+    await here.clock.advance(seconds=61 + noted_every(IDLE).total_seconds())  # as exactly as the journal knows
     assert await here.status(guest.refresh) == 401
     await here.lose(guest)
     assert await here.status(guest.refresh) == 401
@@ -354,7 +355,7 @@ async def test_a_client_with_a_shorter_idle_time_keeps_it(here: Ward, services: 
     await here.lose(guest)
     assert await here.services.sessions.healing.restore(guest.session) is not None
     await here.lose(guest)
-    await here.clock.advance(seconds=101)
+    await here.clock.advance(seconds=101 + 3600 / 4)
     assert await here.services.sessions.healing.restore(guest.session) is None
     assert await here.status(guest.refresh, client) == 401
 

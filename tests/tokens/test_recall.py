@@ -147,7 +147,7 @@ async def test_a_token_out_of_time_is_inactive(
 async def test_a_session_past_its_idle_end_is_inactive(here: Ward, cut_off: Services, guest: Guest) -> None:
     healing = cut_off.sessions.healing
     assert await healing._living(guest.session) is not None
-    await here.clock.advance(seconds=timedelta(days=14).total_seconds() + 1)
+    await here.clock.advance(seconds=timedelta(days=14, hours=1).total_seconds() + 1)
     assert await healing._living(guest.session) is None
     await here.clock.reset()
     assert await healing._living(guest.session) is not None  # out of time is nothing for good

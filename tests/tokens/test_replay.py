@@ -120,7 +120,6 @@ async def test_an_old_copy_is_told_everything_since_its_own_mark(here: Ward, gue
     """Longer ago than an access token lives: without the mark of the copy it would not be told."""
     long_ago = utc_now() - timedelta(hours=5)
     await log(here, UUID(bytes=guest.session), account=guest.account, at=long_ago)
-    await ready(here)
     assert await here.status(guest.refresh) == 200
     await here.redis.set(PREFIX + MARK, int((long_ago - timedelta(seconds=1)).timestamp() * 1000))
     await here.redis.delete(PREFIX + LEASE)
