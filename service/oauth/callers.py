@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import sha256
 
 from service.clock import Clock
 from service.tokens.clients import Client, Clients
@@ -44,4 +44,4 @@ class ProvedCallers:
         self._known[self._digest(authorization)] = client, min(now.timestamp() + LIFE, *ends, float("inf"))
 
     def _digest(self, authorization: bytes) -> bytes:
-        return blake2b(authorization, key=self._key, digest_size=32).digest()
+        return sha256(self._key + authorization).digest()

@@ -203,7 +203,7 @@ async def test_nothing_survives_a_closing_however_it_races(
             await services.mailer.drain()  # word of the closing, and nothing else
             left = await rows_with(services, [person.email, nickname, str(account)])
             await services.audit.flush()
-            assert {table for table, _ in left} <= {"audit_events"}
+            assert {table for table, _ in left} <= {"audit_events", "revocations"}
             store = services.avatars.store
             assert store is not None
             assert await store.list(str(account)).collect_async() == []

@@ -89,7 +89,7 @@ async def test_nothing_about_the_person_is_left_in_either_store(
     await letters(services, outbox, person.email)
     await services.audit.flush()
     left = await rows_with(services, words[:-1])
-    assert {table for table, _ in left} <= {"audit_events"}
+    assert {table for table, _ in left} <= {"audit_events", "revocations"}
     async with services.database.begin() as transaction:
         statement = text("SELECT event FROM audit_events WHERE address = :h OR user_agent = :a")
         named = set((await transaction.scalars(statement, {"h": home, "a": agent})).all())
@@ -99,7 +99,7 @@ async def test_nothing_about_the_person_is_left_in_either_store(
     assert {"account.close", "account.change", "session.open", "login"} <= {row["event"] for row in kept}
     for row in kept:
         assert (row["address"], row["user_agent"]) == (None, None), row["event"]
-    assert {table for table, _ in await rows_with(services, [str(account)])} == {"audit_events"}
+    assert {table for table, _ in await rows_with(services, [str(account)])} == {"audit_events", "revocations"}
     assert await keys_with(redis, words[:-1]) == set()
     store = services.avatars.store
     assert store is not None

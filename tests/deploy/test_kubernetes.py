@@ -423,6 +423,6 @@ def test_servers_and_migration_reach_dns_the_stores_and_the_mail_relay_only() ->
     assert all(selects(spec["podSelector"], workload) for workload in workloads())
     assert spec["policyTypes"] == ["Egress"]
     assert ports(dns) == {("UDP", DNS), ("TCP", DNS)}
-    assert ports(stores) == {("TCP", POSTGRES), ("TCP", REDIS)}
+    assert ports(stores) == {("TCP", POSTGRES), ("TCP", REDIS), ("TCP", SENTINEL)}
     assert ports(mail) == {("TCP", port) for port in SUBMISSION}
     assert all(rule["to"][0]["namespaceSelector"]["matchLabels"] for rule in (dns, stores))

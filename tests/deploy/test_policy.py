@@ -122,7 +122,7 @@ def test_everything_that_is_kept_about_people_has_a_place_and_an_end() -> None:
     about_people = {
         table.name
         for table in Table.metadata.tables.values()
-        if table.name == "accounts" or {"account_id", "sealed"} & set(table.columns.keys())
+        if table.name == "accounts" or {"account_id", "sealed", "subject"} & set(table.columns.keys())
     }
     assert about_people == set(re.findall(r"`([a-z_]+)`", places))
 

@@ -75,7 +75,7 @@ async def test_nothing_of_an_identity_is_left_when_its_account_is_closed(
     assert kept >= {"account.create", "identity.link", "login.social"}
     assert await rows_with(services, words) == set()
     assert await keys_with(redis, words) == set()
-    assert {table for table, _ in await rows_with(services, [str(account.id)])} == {"audit_events"}
+    assert {table for table, _ in await rows_with(services, [str(account.id)])} == {"audit_events", "revocations"}
 
 
 async def test_whoever_closed_their_account_comes_again_as_somebody_new(

@@ -1,6 +1,7 @@
 """The worst moments on the way through a provider: a store goes away, or the account changes just before a session of
 it opens. Nobody is signed out, and no session is left."""
 
+import asyncio
 import secrets
 import tempfile
 from base64 import urlsafe_b64encode
@@ -15,6 +16,7 @@ import pytest
 from litestar import Litestar
 
 from service.app import create_app
+from service.errors import Unavailable
 from service.setting_values import Secret
 from service.settings import Settings
 from service.wiring import Services
@@ -64,10 +66,21 @@ class Place:
     relays: dict[str, Relay]
     way: Tripping
 
-    def mend(self) -> None:
+    async def mend(self) -> None:
+        """Joins what was cut; the worker looks for Redis twice a second."""
         self.way.relay = None
         for relay in self.relays.values():
             relay.mend()
+        async with asyncio.timeout(10):
+            while not await self._finds_redis():  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0.02)
+
+    async def _finds_redis(self) -> bool:
+        try:
+            await self.services.store.exists("anything")
+        except Unavailable:
+            return False
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +106,7 @@ async def own(
 @pytest.fixture
 async def place(own: Place) -> AsyncIterator[Place]:
     yield own
-    own.mend()
+    await own.mend()
 
 
 async def is_still_in(app: Litestar, answer: httpx.Response, token: str) -> None:
@@ -125,7 +138,7 @@ async def test_a_callback_that_cannot_be_looked_up_is_a_page_and_works_when_it_i
         assert answer.status_code == 503
         assert answer.headers["content-type"].startswith("text/html")
         assert answer.headers["retry-after"]
-        place.mend()
+        await place.mend()
         await is_still_in(app, answer, token)
         assert error_of(await came_back(http, location)) == ""
 
@@ -153,7 +166,7 @@ async def test_a_store_that_goes_away_once_the_provider_has_answered_leaves_noth
         location = await back_from(http, abroad, provider, who)
         place.way.relay = place.relays[store]
         answer = await came_back(http, location)
-        place.mend()
+        await place.mend()
         assert error_of(answer) == "temporarily_unavailable"
         assert REFRESH_COOKIE not in answer.headers.get("set-cookie", "")
         assert (await came_back(http, location)).status_code == 400  # the state was used; it begins anew
@@ -181,7 +194,7 @@ async def test_a_session_that_cannot_be_written_down_is_over(
         location = await back_from(http, abroad, "openid", who)
         redis.tripwire, redis.when_tripped = SESSION_OPENS, postgres.cut_now
         answer = await came_back(http, location)
-        place.mend()
+        await place.mend()
     assert error_of(answer) == "temporarily_unavailable"
     assert REFRESH_COOKIE not in answer.cookies
     account = await the_account(services, who.email)
@@ -218,7 +231,7 @@ async def test_a_session_that_opens_just_after_the_account_changed_is_over(
         redis = place.relays["redis"]
         redis.tripwire, redis.when_tripped = SESSION_OPENS, changed
         answer = await came_back(http, location)
-        place.mend()
+        await place.mend()
     assert error_of(answer) == ("account_disabled" if change == "disabled" else "temporarily_unavailable")
     assert REFRESH_COOKIE not in answer.headers.get("set-cookie", "")
     alive = await services.sessions.live(account.id)
@@ -237,7 +250,7 @@ async def test_an_outage_while_somebody_links_signs_nobody_out_and_links_nothing
         location = await decided(abroad, await link_begun(http, headers, "openid"), who)
         place.way.relay = place.relays[store]
         answer = await came_back(http, location)
-        place.mend()
+        await place.mend()
         assert error_of(answer) == "temporarily_unavailable"
         assert await identities_of(services, who) == []
         assert await linked(http, headers) == []
@@ -252,7 +265,7 @@ async def test_an_outage_at_an_unlink_takes_nothing_away(
     async with browser(place.app) as http:
         place.relays[store].cut()
         assert await unlink(http, headers, "openid") == AWAY
-        place.mend()
+        await place.mend()
         assert await linked(http, headers) == ["openid"]
 
 
@@ -286,7 +299,7 @@ async def test_a_native_apps_exchange_is_told_to_try_again(
     async with browser(place.app) as http:
         place.relays[store].cut()
         answer = await http.post("/auth/social/openid/exchange", json=body, headers=COOKIE_HEADERS)
-        place.mend()
+        await place.mend()
     assert (answer.status_code, answer.json()["code"]) == AWAY
     assert answer.headers["retry-after"]
     assert await account_with(services, who.email) is None
