@@ -69,6 +69,8 @@ ANSWER = (
 )
 START = (*ANSWER, *SECURITY_HEADERS, VARY)
 
+ANSWERED = metrics.counting("POST", INTROSPECT, 200)
+
 log = structlog.get_logger("vestibule.app")
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -94,23 +96,24 @@ class IntrospectionShortcut:
         started = time.perf_counter()
         message = await receive()
         token = _form_token(_whole(message))
-        answer = await self._answer(scope, token, caller) if token else None
+        named = request_id(scope)
+        answer = await self._answer(scope, token, caller, named) if token else None
         if answer is None:
             await self._app(scope, _again(message, receive), send)
             return
         length = (b"content-length", str(len(answer)).encode())
-        headers = [*START, length, (b"x-request-id", request_id(scope))]
+        headers = [*START, length, (b"x-request-id", named)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer, "more_body": False})
-        metrics.requested("POST", INTROSPECT, 200, time.perf_counter() - started)
+        ANSWERED(time.perf_counter() - started)
 
     def _caller(self, scope: HTTPScope) -> Client | None:
         authorization = _authorization(scope) if scope["method"] == "POST" and not scope["query_string"] else None
         return self._callers.find(authorization) if authorization else None
 
-    async def _answer(self, scope: HTTPScope, token: str, caller: Client) -> bytes | None:
+    async def _answer(self, scope: HTTPScope, token: str, caller: Client, named: bytes) -> bytes | None:
         """The answer; refusals are left to the long way, which words and logs them."""
-        span, answer = tracing.begin_request("POST", scope["headers"], b""), None
+        span, answer = tracing.begin_request("POST", scope["headers"], named), None
         try:
             answer = await self._introspections.answer(token, caller)
         except Exception as error:  # noqa: BLE001  raised again on the long way, with all that belongs to a failure

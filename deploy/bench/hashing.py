@@ -18,6 +18,10 @@ RISES = 1.0
 """Seconds of a flood before anything is measured in it."""
 
 
+CALM = 2.0
+"""Seconds in which the hashes are computed that still stand in line: the next figure must not pay for them."""
+
+
 @dataclass
 class Alone(Step):
     """Verifies the password in as many threads as there are slots, with the cost of the settings."""
@@ -65,7 +69,10 @@ class SignIns(Step):
 
     def sample(self, seconds: float) -> Sample:
         """The load for longer."""
-        return self.meter.sample(self.load, seconds * LONGER, self.checked)
+        try:
+            return self.meter.sample(self.load, seconds * LONGER, self.checked)
+        finally:
+            time.sleep(CALM)
 
 
 @dataclass
@@ -92,3 +99,4 @@ class Flooded(Step):
             return self.meter.sample(self.load, seconds, self.checked)
         finally:
             finished(flood, lasts)
+            time.sleep(CALM)

@@ -25,7 +25,7 @@ from service.errors import Unavailable
 PEPPER = "password pepper"
 RETRY_AFTER = 2
 
-GIVING_WAY = 10
+GIVING_WAY = 19
 """The niceness of threads that hash: on a busy machine every other request goes first."""
 
 R = TypeVar("R")

@@ -84,6 +84,8 @@ async def test_a_refresh_token_that_would_not_be_taken_is_inactive_to_its_owner_
     _, idle = await session_through(services, client)
     assert await client.sees(http, idle.refresh_token)
     await clock.advance(days=14, seconds=1)
+    assert_inactive(await client.introspect(http, idle.refresh_token))
+    await clock.advance(hours=1)  # what Redis lost is known to have been used to the hour
     for grant in (revoked, disabled, lost, idle):
         assert_inactive(await client.introspect(http, grant.refresh_token))
         assert_inactive(await client.introspect(http, f"{grant.refresh_token}x"))
