@@ -4,12 +4,12 @@ What is remembered is true for good: who signed it, and what it says. Whether it
 here delays a revocation. A change of the signing keys forgets everything.
 """
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
-from uuid import UUID
 
 from service import metrics
 from service.crypto.keyring import Keyring
@@ -20,6 +20,7 @@ from service.store.redis import Prepared
 MOST = 10_000
 """Tokens remembered by a worker; with 4 KB for the longest one there is also an end to the bytes."""
 SESSION_BYTES = 16
+ACCOUNT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +31,6 @@ class Verified:
     """
 
     claims: PersonClaims | ServiceClaims
-    account: UUID | None = None
     session: bytes | None = None
     generation: int = -1
     told: Any = field(default=None, repr=False)
@@ -41,10 +41,10 @@ class Verified:
         """None for claims of a person that name no account or no session."""
         if not isinstance(claims, PersonClaims):
             return cls(claims)
-        account, session = _account(claims.sub), from_base64url(claims.sid)
-        if account is None or session is None or len(session) != SESSION_BYTES:
+        session = from_base64url(claims.sid)
+        if session is None or len(session) != SESSION_BYTES or not ACCOUNT.fullmatch(claims.sub):
             return None
-        return cls(claims, account, session, generation_of(claims))
+        return cls(claims, session, generation_of(claims))
 
 
 class VerifiedTokens:
@@ -89,11 +89,3 @@ def generation_of(claims: PersonClaims | ServiceClaims) -> int:
     """The session's generation for which the token was issued; it leads the `jti`."""
     leading = claims.jti.partition(".")[0]
     return int(leading) if leading.isdecimal() else -1
-
-
-def _account(subject: str) -> UUID | None:
-    try:
-        account = UUID(subject)
-    except ValueError:
-        return None
-    return account if str(account) == subject else None

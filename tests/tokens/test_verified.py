@@ -40,7 +40,7 @@ async def test_a_token_is_verified_once_and_remembered_whole(here: Ward, guest: 
     metrics.flush()
     first = seen.find(guest.access, ring, now)
     assert first is not None
-    assert (first.account, first.session, first.generation) == (guest.account, guest.session, 0)
+    assert (first.claims.sub, first.session, first.generation) == (str(guest.account), guest.session, 0)
     assert seen.find(guest.access, ring, now) is first
     assert metrics._looked_up == {"hit": 1, "miss": 1}
 
