@@ -47,7 +47,7 @@ redis_up = Gauge("vestibule_redis_up", "Whether Redis answered the last look.", 
 redis_seconds = Gauge(
     "vestibule_redis_round_trip_seconds", "Round trip of the last look at Redis.", multiprocess_mode="livemax"
 )
-redis_reconnects = Counter("vestibule_redis_reconnects", "Connections to Redis that replaced a broken one.")
+redis_reconnects = Counter("vestibule_redis_reconnects", "Connections to Redis that were made.")
 redis_evicted = Gauge(
     "vestibule_redis_evicted_keys", "Keys that Redis threw away since its start.", multiprocess_mode="livemax"
 )

@@ -79,8 +79,7 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 class IntrospectionShortcut:
     """Stands before the application with its edge: a caller that proved itself a moment ago asks about a token.
 
-    Refusals and outages go the long way too, from the beginning, which words and logs them. The live session is looked
-    up on every call.
+    What goes wrong is raised again on the long way, which words and logs it. The live session is looked up every time.
     """
 
     def __init__(self, app: ASGIApp, introspections: Introspections, callers: ProvedCallers) -> None:

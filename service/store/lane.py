@@ -26,8 +26,6 @@ ROUND_TRIPS = 2
 NOT_PRIMARY = ("READONLY", "MASTERDOWN")
 LONGEST_BACKLOG = 20_000
 """Commands that may wait for their answers; beyond it a flood would only fill the memory."""
-
-
 ASKING = hiredis.pack_command(("ASKING",))
 
 
@@ -139,6 +137,9 @@ class Lane(asyncio.Protocol):
                 answer.set_result(reply)
             if self._leaves_replicas and type(reply) is hiredis.ReplyError and str(reply).startswith(NOT_PRIMARY):
                 self.give_up("not the primary any more")
+        if self._transport is not None and not self._waiting and self._reader.has_data():
+            # It would be taken for the answer to whatever is asked next.
+            self.give_up("an answer that nobody asked for")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The node closed the connection, or the way to it is gone."""

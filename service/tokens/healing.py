@@ -17,8 +17,9 @@ from service.settings import Settings
 from service.store.redis import RedisStore
 from service.tokens.clients import Clients
 from service.tokens.journal import noted_every
+from service.tokens.places import denial, sessions_of
 from service.tokens.recall import Kept, Recall
-from service.tokens.replay import Overlay, denial
+from service.tokens.replay import Overlay
 from service.tokens.session_facts import Ended
 from service.tokens.verified import Verified
 
@@ -51,7 +52,7 @@ class Healing:
                 if await self.recall.is_denied(claims.jti):  # that was lost as well
                     return None
                 answer = await self._inspected(token)
-            elif self.may_be_old and await self.is_known_to_have_ended(session):
+            elif self.overlay.is_behind and await self.is_known_to_have_ended(session):
                 return None
         except Unavailable:
             return await self._roles_from_journal(claims, session)
@@ -59,17 +60,12 @@ class Healing:
             return await self._roles_from_journal(claims, session)
         return bytes(answer[2]) if answer[0] == b"live" else None
 
-    @property
-    def may_be_old(self) -> bool:
-        """Whether Redis may not know what was revoked: it is another one since a moment ago."""
-        return self.overlay.is_behind
-
     async def is_known_to_have_ended(self, session: bytes) -> bool:
         """Whether a session that Redis believes in was ended: lately, or, while Redis may be old, ever."""
         if session in self.overlay.sessions:
             return True
         try:
-            return self.may_be_old and await self.recall.has_ended(session)
+            return self.overlay.is_behind and await self.recall.has_ended(session)
         except Unavailable:  # what both stores would say nobody knows: the one that answers is believed
             return False
 
@@ -103,7 +99,7 @@ class Healing:
             return kept
         metrics.restored()
         # Whoever ended it, or changed the roles, between the look and the writing found nothing in Redis to change.
-        key, now = f"sessions:{{{kept.account}}}", await self.recall.settled(session)
+        key, now = sessions_of(kept.account), await self.recall.settled(session)
         if now is None:
             await self.store.run("close", key, session, int(Ended.ENDED), "")
         elif now.roles != kept.roles:
@@ -119,7 +115,7 @@ class Healing:
     async def _inspected(self, token: Verified) -> Any:
         claims, asking = token.claims, token.asking
         if asking is None:
-            keys = f"sessions:{{{claims.sub}}}", denial(claims.sub, claims.jti)
+            keys = sessions_of(claims.sub), denial(claims.sub, claims.jti)
             arguments = token.session or b"", token.generation, USE_NOTED_EVERY
             asking = token.asking = self.store.prepare("inspect", keys, *arguments)
         answer = await self.store.again(asking)
@@ -152,7 +148,7 @@ class Healing:
         return bool(
             await self.store.run(
                 "restore",
-                f"sessions:{{{kept.account}}}",
+                sessions_of(kept.account),
                 kept.session,
                 *(round(moment.timestamp() * 1000) for moment in moments),
                 kept.generation,

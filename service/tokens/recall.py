@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Row, Uuid, column, func, literal, select, table
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
@@ -22,6 +23,8 @@ from service.clock import Clock
 from service.errors import Unavailable
 from service.store.postgres import Database, Transaction
 from service.tokens.journal import Revocation, SessionRow
+
+log = structlog.get_logger("vestibule.recall")
 
 PATIENCE = 0.4
 """Seconds for which a request waits for the journal."""
@@ -137,15 +140,19 @@ class Recall:
             try:
                 found = await self._read(list(batch))
             except Unavailable as error:
-                self._failed_at = asyncio.get_running_loop().time()
-                self._refuse({**batch, **self._wanted}, error)
-                self._wanted = {}
-                return
-            for wanted, answer in batch.items():
-                if not answer.done():
-                    answer.set_result(found.get(wanted))
+                self._give_up(batch, error)
+            except Exception:
+                log.exception("the journal could not be asked")
+                self._give_up(batch, Unavailable("the journal could not be asked"))
+            else:
+                for wanted, answer in batch.items():
+                    if not answer.done():
+                        answer.set_result(found.get(wanted))
 
-    def _refuse(self, waiting: Waiting, error: Unavailable) -> None:
+    def _give_up(self, batch: Waiting, error: Unavailable) -> None:
+        """Refuses this batch and everybody behind it."""
+        self._failed_at = asyncio.get_running_loop().time()
+        waiting, self._wanted = {**batch, **self._wanted}, {}
         for answer in waiting.values():
             if not answer.done():
                 answer.set_exception(error)

@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.store.postgres import Database
 from service.store.redis import RedisStore
 from service.tokens.journal import Journal, Revocation
+from service.tokens.places import denial, sessions_of
 from service.tokens.recall import ACCOUNTS
 from service.tokens.session_facts import ended_for
 
@@ -175,7 +176,7 @@ class Replay:
             return (await transaction.execute(statement)).all()
 
     async def _tell_one(self, row: Row[Any]) -> None:
-        key = f"sessions:{{{row.subject}}}"
+        key = sessions_of(row.subject)
         if row.session_id is not None:
             await self.store.run("close", key, row.session_id.bytes, int(ended_for(row.reason)), "")
         elif row.jti is None:
@@ -194,11 +195,6 @@ class Replay:
     @property
     def _life(self) -> timedelta:
         return self.settings.access_token_life + self.settings.leeway
-
-
-def denial(subject: str, jti: str) -> str:
-    """The key that stands while one access token is revoked; in the slot of its account."""
-    return f"denied:{{{subject}}}:{jti}"
 
 
 def _forget(known: dict[Any, datetime], before: datetime) -> None:

@@ -10,7 +10,7 @@ from service.errors import ServiceError
 from service.store.redis import RedisStore
 from service.tokens.access import AccessTokens
 from service.tokens.clients import Client
-from service.tokens.replay import denial
+from service.tokens.places import denial
 from service.tokens.session_facts import Ended, Held
 from service.tokens.sessions import Sessions
 

@@ -20,6 +20,7 @@ from service.tokens.access import AccessTokens, Holder
 from service.tokens.clients import Client, Clients
 from service.tokens.healing import Healing
 from service.tokens.journal import EndReason, Journal
+from service.tokens.places import sessions_of
 from service.tokens.recall import Kept
 from service.tokens.refresh import RefreshToken, RefreshTokens, public_id, secret_id_of
 from service.tokens.scopes import in_force
@@ -81,7 +82,7 @@ class Sessions:
         detail = f"{' '.join(registered.scopes)}\n{' '.join(amr)}"
         sid, created, absolute, roles_now, *evicted = await self.store.run(
             "open",
-            _key(account),
+            sessions_of(account),
             public_id(secret_id),
             self._idle(registered),
             self._absolute(registered),
@@ -156,7 +157,7 @@ class Sessions:
     async def _rotated(self, token: RefreshToken, client: Client) -> list[Any]:
         answer: list[Any] = await self.store.run(
             "rotate",
-            _key(token.account),
+            sessions_of(token.account),
             token.session,
             token.generation,
             client.id,
@@ -184,11 +185,11 @@ class Sessions:
         """The same, for a token that was looked at."""
         token = held.token
         try:
-            answer = await self.store.run("close", _key(token.account), token.session, int(why), held.client)
+            answer = await self.store.run("close", sessions_of(token.account), token.session, int(why), held.client)
         finally:  # what Redis does not hear now it is told by the replay
             await self.journal.ended(token.session, why.reason)
         if answer[0] == b"unknown":  # lost just now, and perhaps brought back by another worker since
-            await self.store.run("close", _key(token.account), token.session, int(why), "")
+            await self.store.run("close", sessions_of(token.account), token.session, int(why), "")
         self._record("session.close", answer[0].decode(), token, client=held.client)
 
     async def held(self, presented: str) -> Held | None:
@@ -196,7 +197,7 @@ class Sessions:
         token = self.refresh_tokens.read(presented)
         if token is None:
             return None
-        record, roles = await self.store.fields_of(_key(token.account), token.session, "r")
+        record, roles = await self.store.fields_of(sessions_of(token.account), token.session, "r")
         if record is None:
             kept = await self.healing.restore(token.session)
             held = _held_by_journal(token, kept) if kept is not None and kept.account == token.account else None
@@ -222,7 +223,7 @@ class Sessions:
 
     async def reason_of_end(self, account: UUID, session: bytes) -> EndReason | None:
         """Why a session that was opened just now has ended again; None while it lives."""
-        record, newest = await self.store.fields_of(_key(account), session, "n")
+        record, newest = await self.store.fields_of(sessions_of(account), session, "n")
         if record is None:
             return "evicted" if newest is not None else None  # nothing at all: Redis was emptied meanwhile
         return Ended(record[RECORD_HEAD - 1]).reason if record[RECORD_HEAD - 1] else None
@@ -230,7 +231,7 @@ class Sessions:
     async def discard(self, account: UUID, session: bytes) -> None:
         """Ends a session whose tokens nobody was given."""
         self.journal.owe(session, "disabled")
-        await self.store.run("close", _key(account), session, int(Ended.DISABLED), "")
+        await self.store.run("close", sessions_of(account), session, int(Ended.DISABLED), "")
 
     async def reauthenticate(self, claims: PersonClaims, amr: tuple[str, ...]) -> Renewed:
         """Begins a live session anew: a new `auth_time`, both timeouts from now on (NIST SP 800-63B-4 5.2).
@@ -241,7 +242,7 @@ class Sessions:
         registered = await self._registered(claims.client_id)
         answer = await self.store.run(
             "reauthenticate",
-            _key(account),
+            sessions_of(account),
             session,
             generation_of(claims),
             _milliseconds(self.settings.rotation_grace),
@@ -273,9 +274,9 @@ class Sessions:
 
     async def live(self, account: UUID) -> list[LiveSession]:
         """The sessions of an account that live, in no order."""
-        listed = await self.store.run("list", _key(account))
+        listed = await self.store.run("list", sessions_of(account))
         if await self.healing.restore_all(account, {sid for sid, *_ in listed}):
-            listed = await self.store.run("list", _key(account))
+            listed = await self.store.run("list", sessions_of(account))
         return [
             LiveSession(sid, _moment(created), _moment(used), _moment(absolute), client.decode())
             for sid, created, used, absolute, client in listed
@@ -287,35 +288,35 @@ class Sessions:
         Raises `Unavailable` while Redis is away; it is written down then, and Redis is told when it is back.
         """
         try:
-            answer = await self.store.run("close", _key(account), session, int(why), "")
+            answer = await self.store.run("close", sessions_of(account), session, int(why), "")
         except Unavailable:
             kept = await self.healing.recall.of(session)
             if kept is not None and kept.account == account:
                 await self.journal.ended(session, why.reason)
             raise
         if answer[0] == b"unknown" and (kept := await self.healing.restore(session)) and kept.account == account:
-            answer = await self.store.run("close", _key(account), session, int(why), "")
+            answer = await self.store.run("close", sessions_of(account), session, int(why), "")
         return str(answer[0].decode())
 
     async def close_others(self, account: UUID, keep: bytes, why: Ended) -> int:
         """Ends every session of the account but one, in one step; how many there were."""
-        return len(await self.store.run("close_others", _key(account), keep, int(why)))
+        return len(await self.store.run("close_others", sessions_of(account), keep, int(why)))
 
     async def close_all(self, account: UUID) -> None:
         """Ends every session of the account that was opened up to now, in one step."""
         remember = _milliseconds(self.settings.session_absolute) + DAY
-        await self.store.run("close_all", _key(account), remember)
+        await self.store.run("close_all", sessions_of(account), remember)
 
     async def appoint(self, account: UUID, roles: list[str]) -> None:
         """Gives every session of the account other roles: they show at the next introspection."""
-        await self.store.run("appoint", _key(account), " ".join(roles))
+        await self.store.run("appoint", sessions_of(account), " ".join(roles))
 
     async def _peek(self, token: RefreshToken, *, is_retry_good: bool) -> tuple[datetime, datetime] | None:
         """Since when a session has its newest generation, and when it ends; None when the token would not be taken, as
         the newest or also as a retry."""
         grace, lost = self.settings.rotation_grace, self.settings.lost_answer_window
         windows = (_milliseconds(grace), _milliseconds(lost)) if is_retry_good else (0, 0)
-        answer = await self.store.run("peek", _key(token.account), token.session, token.generation, *windows)
+        answer = await self.store.run("peek", sessions_of(token.account), token.session, token.generation, *windows)
         _same(answer[1], token.session)
         return (_moment(answer[2]), _moment(answer[3])) if answer[0] == b"live" else None
 
@@ -408,10 +409,6 @@ class Sessions:
 
 def _held_by_journal(token: RefreshToken, kept: Kept) -> Held:
     return Held(token, kept.salt, kept.client, tuple(kept.granted.split()), kept.roles)
-
-
-def _key(account: UUID) -> str:
-    return f"sessions:{{{account}}}"
 
 
 def _same(answered: bytes, asked: bytes) -> bytes:

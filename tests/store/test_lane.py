@@ -207,6 +207,14 @@ async def test_a_worker_that_was_busy_for_longer_than_the_timeout_has_no_hung_se
             assert await call == b"patient"
 
 
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(server: Server) -> None:
+    async with connected(server.url, TIMEOUT) as lane:
+        assert await answers(lane)
+        lane.data_received(b"+stray\r\n")
+        assert not lane.is_up
+        assert await ask(lane, "ECHO", "mine") == b"mine"
+
+
 async def test_commands_are_not_gathered_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "LONGEST_BACKLOG", 10)
     async with connected(server.url, TIMEOUT) as lane:
