@@ -33,6 +33,7 @@ from service.settings import Settings, load
 from service.store.postgres import driver_url
 from service.store.redis import source
 from service.store.schema import migrate
+from service.tokens import recall
 from service.tokens.client_administration import ClientChanges
 from service.wiring import Services, build
 
@@ -140,6 +141,14 @@ def environ(servers: Servers) -> dict[str, str]:
         "VESTIBULE_DATABASE_TIMEOUT": "10",
         "VESTIBULE_DATABASE_POOL_WAIT": "10",
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_journal() -> Iterator[None]:
+    """A busy machine must not look like an outage of PostgreSQL."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(recall, "PATIENCE", 10.0)
+        yield
 
 
 @pytest.fixture(scope="session")

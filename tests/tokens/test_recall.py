@@ -235,8 +235,11 @@ async def test_while_neither_store_answers_nothing_is_told_and_nobody_waits(
     await no_journal.close()
 
 
-async def test_a_thousand_wait_for_a_hung_journal_no_longer_than_one(here: Ward, settings: Settings) -> None:
+async def test_a_thousand_wait_for_a_hung_journal_no_longer_than_one(
+    here: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that takes connections and says nothing."""
+    monkeypatch.setattr(recalling, "PATIENCE", 0.4)
     hung = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = hung.sockets[0].getsockname()[1]
     database = away(msgspec.structs.replace(settings, database_timeout=timedelta(seconds=0.6)), f"127.0.0.1:{port}")

@@ -10,7 +10,6 @@ import pytest
 from redis.crc import key_slot
 
 from service.embedded.packages import valkey_program
-from service.tokens import recall
 from service.wiring import Services
 from tests.conftest import Introspector, Outbox
 from tests.tokens.acting import account_of
@@ -21,12 +20,6 @@ from tests.topology.standing import DURABLE, PROMPT, worker_before
 BACK_WITHIN = 15.0
 """Seconds from the end of the outage; an idle machine needs three, most of them for the vote."""
 DEAD_WITHIN = 10.0
-
-
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine must not look like an outage of PostgreSQL."""
-    monkeypatch.setattr(recall, "PATIENCE", 10.0)
 
 
 @pytest.fixture(scope="module")
