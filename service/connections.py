@@ -91,6 +91,10 @@ class OnePacket:
         self._flush()
         self._transport.close()
 
+    def is_closing(self) -> bool:
+        """Asked about at every answer."""
+        return self._transport.is_closing()
+
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
         if unsent:

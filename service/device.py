@@ -57,4 +57,5 @@ def device_name(user_agent: str) -> str:
 
 
 def _printable(text: str, limit: int) -> str:
-    return "".join(c for c in text[:limit] if c.isprintable())
+    text = text[:limit]
+    return text if text.isprintable() else "".join(c for c in text if c.isprintable())

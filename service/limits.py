@@ -5,6 +5,7 @@ an unlimited login is not an answer (ASVS 6.3.1).
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -37,7 +38,11 @@ class Limits:
 
     async def forgive(self, rule: str, *subjects: str) -> None:
         """Forgets the attempts, after a success that proves them honest."""
-        await self.store.delete(self._key(rule, subjects))
+        await self.forgive_all((rule, *subjects))
+
+    async def forgive_all(self, *budgets: tuple[str, ...]) -> None:
+        """The same for several, each a rule with its subjects, at once."""
+        await self.store.delete(*(self._key(rule, subjects) for rule, *subjects in budgets))
 
     async def count(self, rule: str, life: timedelta, *subjects: str) -> int:
         """Counts what happens in a row, and says how often it has; `forgive` ends the row, so does `life` of rest."""
@@ -56,6 +61,6 @@ class Limits:
         """Whether these subjects proved themselves before."""
         return await self.store.get(f"vouched:{self._key(rule, subjects)}") is not None
 
-    def _key(self, rule: str, subjects: tuple[str, ...]) -> str:
+    def _key(self, rule: str, subjects: Iterable[str]) -> str:
         subject = "\n".join(subjects).encode()
         return f"limit:{rule}:{self.roots.mac('limits', subject, self.roots.oldest).hex()[:32]}"

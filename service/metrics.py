@@ -8,7 +8,8 @@ are summed, gauges as their `multiprocess_mode` says.
 """
 
 import platform
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
@@ -24,8 +25,20 @@ SIGN_UP_STEPS = {"account.register": "begun", "account.verify": "proved"}
 LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 HASH_LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
+
+class Latencies(Histogram):
+    """A histogram that also takes what others have sorted into its buckets."""
+
+    def take(self, counts: Sequence[int], seconds: float) -> None:
+        """So many more in each bucket, which took so many seconds together."""
+        self._sum.inc(seconds)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+
+
 requests = Counter("vestibule_requests", "Requests that were answered.", ("method", "route", "status"))
-request_seconds = Histogram("vestibule_request_seconds", "How long an answer took.", ("route",), buckets=LATENCIES)
+request_seconds = Latencies("vestibule_request_seconds", "How long an answer took.", ("route",), buckets=LATENCIES)
 refreshes = Counter("vestibule_refreshes", "Refresh tokens that were presented.", ("outcome",))
 introspections = Counter("vestibule_introspections", "Tokens that were asked about.", ("outcome",))
 token_cache = Counter("vestibule_token_cache", "Whether an access token had been verified before.", ("cache",))
@@ -89,6 +102,8 @@ log_lines_dropped = Counter("vestibule_log_lines_dropped", "Log lines that nobod
 build_info = Gauge("vestibule_build_info", "What runs.", ("version", "python"), multiprocess_mode="livemax")
 
 _ended: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+_refreshed = {outcome: refreshes.labels(outcome) for outcome in REFRESHED}
+_alike: list["Alike"] = []
 _asked = dict.fromkeys(INTROSPECTED, 0)
 _looked_up = {"hit": 0, "miss": 0}
 
@@ -103,27 +118,34 @@ def requested(method: str, route: str, status: int, seconds: float) -> None:
     found[1].observe(seconds)
 
 
-def counting(method: str, route: str, status: int) -> Callable[[float], None]:
-    """The same for requests that all end alike: what takes how long each took, in seconds."""
-    count, took = requests.labels(method, route, status).inc, request_seconds.labels(route).observe
+class Alike:
+    """Requests that all end alike: plain numbers, which `flush` takes. For the thread of the event loop alone."""
 
-    def ended(seconds: float) -> None:
-        count()
-        took(seconds)
+    def __init__(self, method: str, route: str, status: int) -> None:
+        self._requests, self._latencies = requests.labels(method, route, status), request_seconds.labels(route)
+        self._counts, self._seconds = [0] * (len(LATENCIES) + 1), 0.0
+        _alike.append(self)
 
-    return ended
+    def ended(self, seconds: float) -> None:
+        """One that took so long."""
+        self._counts[bisect_left(LATENCIES, seconds)] += 1
+        self._seconds += seconds
+
+    def flush(self) -> None:
+        """Brings them to the metrics."""
+        counts, seconds = self._counts, self._seconds
+        self._counts, self._seconds = [0] * len(counts), 0.0
+        self._requests.inc(sum(counts))
+        self._latencies.take(counts, seconds)
 
 
 def refreshed(outcome: str) -> None:
     """One refresh token that was presented, and what became of it (`REFRESHED`)."""
-    refreshes.labels(outcome).inc()
+    _refreshed[outcome].inc()
 
 
 def introspected(outcome: str) -> None:
-    """One token that was asked about (`INTROSPECTED`).
-
-    The busiest place of all: it adds to a plain number, which `flush` takes. For the thread of the event loop alone.
-    """
+    """One token that was asked about (`INTROSPECTED`): a plain number, as with `Alike`."""
     _asked[outcome] += 1
 
 
@@ -133,7 +155,9 @@ def looked_up(result: str) -> None:
 
 
 def flush() -> None:
-    """Brings what these took to the counters. In the same thread."""
+    """Brings what was noted in plain numbers to the metrics. In the same thread."""
+    for requests_alike in _alike:
+        requests_alike.flush()
     for counted, counter in ((_asked, introspections), (_looked_up, token_cache)):
         for label, count in counted.items():
             if count:
@@ -185,8 +209,6 @@ def replay_lag(seconds: float) -> None:
 def _begin() -> None:
     """What can happen stands there as 0 from the start: an alert sees the step from 0 to 1, and none from nothing."""
     build_info.labels(__version__, platform.python_version()).set(1)
-    for outcome in REFRESHED:
-        refreshes.labels(outcome)
     for outcome in INTROSPECTED:
         introspections.labels(outcome)
     for result in ("hit", "miss"):

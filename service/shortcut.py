@@ -69,7 +69,7 @@ ANSWER = (
 )
 START = (*ANSWER, *SECURITY_HEADERS, VARY)
 
-ANSWERED = metrics.counting("POST", INTROSPECT, 200)
+ANSWERED = metrics.Alike("POST", INTROSPECT, 200)
 
 log = structlog.get_logger("vestibule.app")
 
@@ -104,7 +104,7 @@ class IntrospectionShortcut:
         headers = [*START, length, (b"x-request-id", named)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer, "more_body": False})
-        ANSWERED(time.perf_counter() - started)
+        ANSWERED.ended(time.perf_counter() - started)
 
     def _caller(self, scope: HTTPScope) -> Client | None:
         authorization = _authorization(scope) if scope["method"] == "POST" and not scope["query_string"] else None

@@ -156,7 +156,7 @@ class Avatars:
             return replaced
 
     async def _url(self, account: UUID) -> str | None:
-        async with self.database.begin() as transaction:
+        async with self.database.look() as transaction:
             row = (await transaction.execute(select(Account.avatar_url).where(Account.id == account))).one_or_none()
         if row is None:
             raise InvalidToken("the account is gone")

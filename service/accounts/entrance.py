@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import cast
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Table, insert, select
 
 from service.accounts.guesses import Guesses
 from service.accounts.identities import Identity
@@ -18,6 +19,8 @@ from service.store.postgres import Database, Transaction
 from service.tokens.journal import Journal, SessionRow
 from service.tokens.session_facts import Grant, Opened
 from service.tokens.sessions import Sessions
+
+OPENED = insert(cast("Table", SessionRow.__table__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +91,23 @@ class Entrance:
                 raise InvalidCredentials("the identity was unlinked")
             if set(current.roles) != set(opened.roles):  # changed meanwhile, or an outage cut a change short
                 await self.sessions.appoint(account.id, current.roles)
-            transaction.add(
-                SessionRow(
-                    id=UUID(bytes=opened.session),
-                    account_id=account.id,
-                    client_id=client,
-                    salt=opened.salt,
-                    amr=list(amr),
-                    scope=opened.grant.scope,
-                    address=device.address,
-                    user_agent=device.user_agent,
-                    place=device.place,
-                    opened_at=opened.opened_at,
-                    expires_at=opened.expires_at,
-                    ended_at=None,
-                    ended_reason=None,
-                    granted=opened.granted,
-                    authenticated_at=opened.authenticated_at,
-                    used_at=opened.opened_at,
-                    generation=0,
-                )
-            )
+            row = {
+                "id": UUID(bytes=opened.session),
+                "account_id": account.id,
+                "client_id": client,
+                "salt": opened.salt,
+                "amr": list(amr),
+                "scope": opened.grant.scope,
+                "address": device.address,
+                "user_agent": device.user_agent,
+                "place": device.place,
+                "opened_at": opened.opened_at,
+                "expires_at": opened.expires_at,
+                "granted": opened.granted,
+                "authenticated_at": opened.authenticated_at,
+                "used_at": opened.opened_at,
+            }
+            await transaction.execute(OPENED, row)
             for evicted in opened.evicted:
                 await self.journal.note_end(transaction, evicted, "evicted")
             if news is not None:

@@ -8,6 +8,7 @@ Besides, wrong passwords in a row are counted for as long as it takes (NIST SP 8
 password is refused to strangers until it is reset, while the owner's devices go on, each with a row of its own.
 """
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -91,18 +92,22 @@ class Guesses:
         What strangers were refused stays refused: an owner who goes on at a device of theirs has not recovered it.
         """
         who = _credentials(name, account)
-        await self.limits.forgive("guess-account-network", name, device.network)
-        await self.limits.forgive("guess-account", name)
-        await self.limits.forgive("guess-device", who, device.mark)
-        await self.limits.forgive("password-failures", who, origin)
-        strangers = await self.limits.counted("password-failures", who, FROM_ANYWHERE)
-        if strangers < self.settings.password_failures:
+        strangers, _ = await asyncio.gather(
+            self.limits.counted("password-failures", who, FROM_ANYWHERE),
+            self.limits.forgive_all(
+                ("guess-account-network", name, device.network),
+                ("guess-account", name),
+                ("guess-device", who, device.mark),
+                ("password-failures", who, origin),
+            ),
+        )
+        if strangers < self.settings.password_failures and origin != FROM_ANYWHERE:
             await self.limits.forgive("password-failures", who, FROM_ANYWHERE)
 
     async def forgive_within(self, account: Account, session: str) -> None:
         """The same for somebody who is signed in."""
-        await self.limits.forgive("guess-session", _credentials("", account), session)
-        await self.limits.forgive("password-failures", _credentials("", account), session)
+        who = _credentials("", account)
+        await self.limits.forgive_all(("guess-session", who, session), ("password-failures", who, session))
 
     async def remember(self, account: Account, device: Device, before: Account | None = None) -> str:
         """Makes the device known from now on, and answers its mark: the one it has, unless that may be a stranger's.
@@ -112,8 +117,8 @@ class Guesses:
         """
         who, life = _credentials("", account), self.settings.known_device_life
         mark = device.mark if await self._has_known_mark("", before or account, device) else device.new_mark
-        for origin in filter(None, (device.network, mark)):
-            await self.limits.vouch("device", life, who, origin)
+        origins = filter(None, (device.network, mark))
+        await asyncio.gather(*(self.limits.vouch("device", life, who, origin) for origin in origins))
         return mark
 
     async def _has_known_mark(self, name: str, account: Account | None, device: Device) -> bool:

@@ -96,7 +96,7 @@ class Profile:
         return found
 
     async def _find(self, account: UUID) -> Account | None:
-        async with self.database.begin() as transaction:
+        async with self.database.look() as transaction:
             return await AccountRepository(session=transaction).get_one_or_none(Account.id == account)
 
     async def _ensure_not_password(self, account: Account, nickname: str | UnsetType) -> None:

@@ -23,7 +23,8 @@ class AccountRepository(SQLAlchemyAsyncRepository[Account]):
     async def by_name(self, name: Name) -> Account | None:
         """The account with this address or nickname."""
         column = Account.email if name.kind == "email" else Account.nickname_key
-        return await self.get_one_or_none(column == name.key)
+        found: Account | None = await self.session.scalar(select(Account).where(column == name.key))
+        return found
 
     async def nickname_is_taken(self, key: str) -> bool:
         """Whether somebody has the nickname."""

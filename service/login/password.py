@@ -120,7 +120,7 @@ class Login:
         await self.sessions.close(token)
 
     async def _account(self, name: Name) -> Account | None:
-        async with self.database.begin() as transaction:
+        async with self.database.look() as transaction:
             return await AccountRepository(session=transaction).by_name(name)
 
     async def _pending(self, name: Name) -> PendingSignUp | None:

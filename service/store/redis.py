@@ -3,6 +3,7 @@
 Nothing is retried here: a retry multiplies the time that a request hangs. What a client may repeat, it repeats.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,9 +99,8 @@ class RedisStore:
         return cast("bytes | None", await self._call("GETDEL", key))
 
     async def delete(self, *keys: str) -> None:
-        """Removes keys of any kind."""
-        for key in keys:
-            await self._call("DEL", key)
+        """Removes keys of any kind, which may live on several nodes."""
+        await asyncio.gather(*(self._call("DEL", key) for key in keys))
 
     async def add(self, key: str, member: Value, seconds: int) -> None:
         """Puts a member into a set, which ends so many seconds after the last one came."""

@@ -205,13 +205,13 @@ class Journal:
     async def about(self, sessions: Sequence[bytes]) -> dict[bytes, SessionRow]:
         """What is written about some sessions, by their ids."""
         statement = select(SessionRow).where(SessionRow.id.in_([UUID(bytes=session) for session in sessions]))
-        async with self.database.begin() as transaction:
+        async with self.database.look() as transaction:
             return {row.id.bytes: row for row in await transaction.scalars(statement)}
 
     async def written(self, account: UUID) -> Sequence[SessionRow]:
         """Every session of an account that is written down, the newest first."""
         statement = select(SessionRow).where(SessionRow.account_id == account).order_by(SessionRow.opened_at.desc())
-        async with self.database.begin() as transaction:
+        async with self.database.look() as transaction:
             return (await transaction.scalars(statement)).all()
 
 

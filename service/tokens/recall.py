@@ -99,7 +99,7 @@ class Recall:
 
     async def of_account(self, account: UUID) -> list[Kept]:
         """Every session of an account that has neither ended nor reached its end."""
-        async with self.database.begin() as transaction:
+        async with self.database.look() as transaction:
             rows = await transaction.execute(KEPT.where(SESSIONS.c.account_id == account))
             found = [_kept(row, self.clock()) for row in rows]
         return [kept for kept in found if not kept.has_ended and kept.expires_at > self.clock()]

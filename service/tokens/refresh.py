@@ -25,18 +25,14 @@ MAX_LENGTH = 128
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """A token taken apart; nothing in it is proved until `RefreshTokens.proves`."""
+    """A token taken apart; nothing in it is proved until `RefreshTokens.proves`. `session` is the public id."""
 
     key_id: int
     account: UUID
     secret_id: bytes
     generation: int
     mac: bytes
-
-    @property
-    def session(self) -> bytes:
-        """The session's public id."""
-        return public_id(self.secret_id)
+    session: bytes
 
 
 class RefreshTokens:
@@ -58,7 +54,8 @@ class RefreshTokens:
         version, key_id, account, secret_id, generation = BODY.unpack(raw[: BODY.size])
         if version != VERSION or not self._knows(key_id):
             return None
-        return RefreshToken(key_id, UUID(bytes=account), secret_id, generation, raw[BODY.size :])
+        mac, session = raw[BODY.size :], public_id(secret_id)
+        return RefreshToken(key_id, UUID(bytes=account), secret_id, generation, mac, session)
 
     def proves(self, token: RefreshToken, salt: bytes) -> bool:
         """Whether we made this token for the session with this salt; in constant time."""

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
@@ -368,7 +368,7 @@ class Sessions:
         _, _, generation, authenticated, absolute, detail, roles_now = answer
         token, roles = held.token, tuple(roles_now.decode().split())
         amr = tuple(detail.decode().partition("\n")[2].split())
-        aim = replace(aim, scope=in_force(aim.scope, client.scopes, roles))  # the roles of the script's moment
+        aim = Aim(aim.audience, in_force(aim.scope, client.scopes, roles))  # the roles of the script's moment
         holder = self._holder(
             client,
             token.account,
