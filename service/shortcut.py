@@ -31,8 +31,6 @@ REFRESH = "/auth/refresh"
 FORM = b"application/x-www-form-urlencoded"
 LONGEST_BODY = 4200
 HINTS = frozenset((b"", b"token_type_hint=access_token", b"token_type_hint=refresh_token"))
-ENCODED = (b"%", b"+", b"\x00")
-"""What stands for something else in a form, or for nothing good."""
 PLAIN_RENEWAL = re.compile(
     rb'_*\{_*"refresh_token"_*:_*"(vrt_[A-Za-z0-9_-]{1,250})"_*(?:,_*"client_id"_*:_*"([a-z0-9_-]{1,64})"_*)?\}_*'.replace(
         b"_*", rb"[ \t\r\n]*"
@@ -183,7 +181,8 @@ def _form_token(body: bytes) -> str:
     """The token of a form that says no more than that and its kind, in characters that are themselves; else nothing."""
     token, _, rest = body.partition(b"&")
     is_plain = token.startswith(b"token=") and rest in HINTS and body.isascii()
-    return token[6:].decode() if is_plain and not any(sign in token for sign in ENCODED) else ""
+    is_encoded = b"%" in token or b"+" in token or b"\x00" in token  # these stand for something else, or nothing good
+    return token[6:].decode() if is_plain and not is_encoded else ""
 
 
 def _authorization(scope: HTTPScope) -> bytes | None:
