@@ -131,6 +131,8 @@ def _is_below(path: str, root: str) -> bool:
 
 def _varied(headers: Headers) -> Headers:
     """The headers with `Origin` in their one `Vary`."""
+    if not any(name.lower() == b"vary" for name, _ in headers):
+        return [*headers, VARY]
     parts = [part.strip() for name, value in headers if name.lower() == b"vary" for part in value.split(b",")]
     if any(part.lower() in {b"*", b"origin"} for part in parts):
         return headers
