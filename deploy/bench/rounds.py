@@ -61,7 +61,8 @@ class Fresh(Step):
     make: Callable[[int, str], Load]
     first: int
     """How many requests the checking run may need."""
-    many: Callable[[float, float], int] = lambda rate, seconds: int(rate * seconds * RESERVE)
+    many: Callable[[float, float], int]
+    """How many the others may need, by the rate of the checking run and their seconds."""
     checked: Answers = NOTHING
     loads: list[Load] = field(default_factory=list)
 

@@ -12,7 +12,7 @@ from deploy.bench.hashing import Alone, Flooded, SignIns
 from deploy.bench.house import PASSWORD, House
 from deploy.bench.load import CONNECTIONS, Load, Order, get, post, write
 from deploy.bench.measure import Meter
-from deploy.bench.rounds import Fresh, Steady, Step, file_in
+from deploy.bench.rounds import RESERVE, Fresh, Steady, Step, file_in
 from deploy.bench.servers import Program
 from service.settings import Settings
 
@@ -62,7 +62,10 @@ class Bench:
         def cold(count: int, name: str) -> Load:
             return self._introspect(name, self.house.new_tokens(sessions, count), order="once")
 
-        return [self._warm(), Fresh("introspection, cold", self.meter, cold, FIRST_COLD)]
+        def many(rate: float, seconds: float) -> int:
+            return int(max(rate * RESERVE, FIRST_COLD) * seconds)  # the machine may have been busy when it was asked
+
+        return [self._warm(), Fresh("introspection, cold", self.meter, cold, FIRST_COLD, many)]
 
     def refresh(self) -> list[Step]:
         """Each connection exchanges its refresh token for the next, and that one for the next."""
@@ -72,7 +75,7 @@ class Bench:
             requests = [post("/auth/refresh", json.dumps({"refresh_token": one}).encode(), JSON) for one in tokens]
             return self._load(name, requests, '"refresh_token":"vrt_', order="chain")
 
-        return [Fresh("refresh", self.meter, chains, CHAINS, many=lambda rate, seconds: CHAINS)]
+        return [Fresh("refresh", self.meter, chains, CHAINS, lambda rate, seconds: CHAINS)]
 
     def jwks(self) -> list[Step]:
         """The public keys."""
