@@ -27,6 +27,7 @@ class OwnPassword:
         Raises `InvalidCredentials`, `TooManyRequests`, and as at sign-in `AccountDisabled`, `PasswordChangeRequired`.
         """
         ensure_hashable(password, field)
+        self.passwords.ensure_room()
         account = await self.profile.read(principal.account)
         attempt = await self.guesses.attempt_within(account, principal.claims.sid)
         is_right = await self.passwords.verify(account.password_hash, password)

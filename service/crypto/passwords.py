@@ -106,10 +106,14 @@ class Passwords:
         """Lets go of the threads; hashes under way are finished, waiting ones are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, work: Callable[..., R], *args: object) -> R:
+    def ensure_room(self) -> None:
+        """Raises `Unavailable` when too many wait: for who must not count an attempt that nobody will look at."""
         if self._busy >= self._capacity:
             self._refused()
             raise Unavailable("too many password hashes wait", retry_after=RETRY_AFTER)
+
+    async def _in_thread(self, work: Callable[..., R], *args: object) -> R:
+        self.ensure_room()
         with self._lock:
             self._busy += 1
         future = self._threads.submit(self._timed, work, *args)

@@ -72,6 +72,7 @@ class Login:
         a pending sign-up, whose mail goes out again.
         """
         ensure_hashable(password)
+        self.passwords.ensure_room()
         client = await self.clients.front_end(client_id)
         name = login_name(email, nickname)
         if not device.mark:

@@ -681,3 +681,17 @@ async def test_people_who_went_away_make_room_in_the_queue(narrow: Services, slo
         await asyncio.sleep(0.05)
         slow.set()
         assert told(await coming) == (401, "invalid_credentials")
+
+
+@pytest.mark.standard("RL-12")
+async def test_a_password_that_found_no_room_was_no_attempt(narrow: Services, slow: threading.Event) -> None:
+    """Whoever tries on while the service is busy has their tries left when it is not."""
+    person = await with_account(narrow)
+    waiting = [asyncio.create_task(narrow.passwords.verify(None, WRONG)) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    async with browser(create_app(narrow)) as http:
+        for _ in range(40):
+            assert told(await login(http, person)) == (503, "temporarily_unavailable")
+        slow.set()
+        await asyncio.gather(*waiting)
+        assert (await login(http, person)).status_code == 200
