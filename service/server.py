@@ -1,7 +1,6 @@
 """uvicorn, set up for this service: probes know when it drains, and slow clients are sent away."""
 
 import asyncio
-import ctypes
 import gc
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 import uvicorn
 from litestar import Litestar
 
-from service import logs, tracing
+from service import heap, logs, tracing
 from service.app import create_app
 from service.connections import BoundedHttp, Sweeper
 from service.operations.health import Health
@@ -24,10 +23,6 @@ from service.wiring import build
 
 KEEP_ALIVE = 75
 COLLECTED_AFTER = (10_000, 20, 50)
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Options of mallopt(3)."""
-KEPT_FREE = 128 * 1024 * 1024
-"""Bytes of freed memory, at most, that each heap of the process keeps for later."""
 BACKLOG = 2048
 
 
@@ -110,7 +105,7 @@ def draining(health: Health, settings: Settings) -> Callable[[Litestar], Any]:
 
         signal.signal(signal.SIGTERM, drain)
         spare_the_collector()
-        keep_freed_memory()
+        heap.keep()
         yield
 
     return lifespan
@@ -122,13 +117,3 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
-
-
-def keep_freed_memory() -> None:
-    """The memory of one password hash serves the next. By default glibc hands blocks of that size back to the kernel,
-    and to have each page zeroed and mapped again takes as long as the hash itself. Nothing happens on other systems.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, KEPT_FREE)

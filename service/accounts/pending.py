@@ -143,7 +143,8 @@ class PendingSignUps:
     async def forget_all(self, email: str) -> None:
         """Ends every sign-up for an address, whoever began it: it was proved, or its person is being forgotten."""
         held = [_key(pending_id.decode()) for pending_id in await self.store.members(self._all_key(email))]
-        await self.store.delete(*held, self._all_key(email), self._address_key(email))
+        await self.store.delete(*held)
+        await self.store.delete(self._all_key(email), self._address_key(email))  # by these what is left would be found
 
     def handle(self, pending: PendingSignUp) -> str:
         """The `vrg_…` that its holder presents together with the code."""

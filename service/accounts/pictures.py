@@ -11,6 +11,7 @@ from io import BytesIO
 
 from PIL import ExifTags, Image
 
+from service import heap
 from service.errors import FieldError, InvalidInput, Unavailable
 from service.problems import UnsupportedMediaType
 
@@ -78,9 +79,15 @@ class Studio:
             raise Unavailable("too many pictures wait", retry_after=RETRY_AFTER)
         self._inside += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, reencoded, raw)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._reencoded, raw)
         finally:
             self._inside -= 1
+
+    def _reencoded(self, raw: bytes) -> bytes:
+        try:
+            return reencoded(raw)
+        finally:
+            heap.give_back()
 
     def close(self) -> None:
         """Lets go of the thread; what waits is dropped."""

@@ -19,6 +19,7 @@ from service.errors import Unavailable
 TYPE = "at+jwt"
 ACCEPTED_TYPES = {"at+jwt", "application/at+jwt"}
 MAX_TOKEN_LENGTH = 4096
+SIGNATURE_BYTES = 64
 MOST_HEADS = 64
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -119,14 +120,16 @@ class Signer:
             return None
         signed, _, tail = token.rpartition(".")
         head, _, body = signed.partition(".")
+        signature = from_base64url(tail)
+        if signature is None or len(signature) != SIGNATURE_BYTES:
+            return None
         kid = self._heads.get(head) or self._kid_of(head)
         key = keyring.find(kid, now) if kid is not None else None
         if key is not None and len(self._heads) < MOST_HEADS:
             self._heads[head] = key.kid  # every token of a key has the same: it is not read again
         if kid is not None and key is None and kid in keyring.unreadable:
             raise Unavailable(f"the signing key {kid} cannot be unsealed here")
-        signature = from_base64url(tail)
-        if key is None or signature is None or not self._ecdsa.verify(signed.encode(), key.public, signature):
+        if key is None or not self._ecdsa.verify(signed.encode(), key.public, signature):
             return None
         payload = from_base64url(body)
         return _read_claims(payload) if payload is not None else None
