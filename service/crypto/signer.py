@@ -19,7 +19,8 @@ from service.errors import Unavailable
 TYPE = "at+jwt"
 ACCEPTED_TYPES = {"at+jwt", "application/at+jwt"}
 MAX_TOKEN_LENGTH = 4096
-SIGNATURE_BYTES = 64
+TAIL = 86
+"""Signs of an ES256 signature."""
 MOST_HEADS = 64
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -120,8 +121,8 @@ class Signer:
             return None
         signed, _, tail = token.rpartition(".")
         head, _, body = signed.partition(".")
-        signature = from_base64url(tail)
-        if signature is None or len(signature) != SIGNATURE_BYTES:
+        signature = from_base64url(tail) if len(tail) == TAIL else None
+        if signature is None:
             return None
         kid = self._heads.get(head) or self._kid_of(head)
         key = keyring.find(kid, now) if kid is not None else None
