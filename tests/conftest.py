@@ -6,6 +6,7 @@ ones. Every test uses people, addresses and networks of its own, so nothing has 
 
 import asyncio
 import base64
+import itertools
 import os
 import re
 import secrets
@@ -81,7 +82,7 @@ def _docker_answers() -> bool:
     docker = shutil.which("docker")
     return (
         docker is not None
-        and subprocess.run([docker, "info"], capture_output=True, check=False, timeout=20).returncode == 0
+        and subprocess.run([docker, "info"], capture_output=True, check=False, timeout=60).returncode == 0
     )
 
 
@@ -327,9 +328,13 @@ async def introspector(services: Services) -> Introspector:
     return Introspector(client_id, made.secret)
 
 
+_networks = itertools.count(secrets.randbelow(2**30))
+
+
 def new_address() -> str:
-    """An address on the internet that no other test has."""
-    return f"2001:db8:{secrets.randbelow(65536):x}:{secrets.randbelow(65536):x}::1"
+    """An address on the internet that no other test has: a network of its own, for limits are those of networks."""
+    number = next(_networks)
+    return f"2001:db8:{0x8000 | number >> 15 & 0x7FFF:x}:{0x8000 | number & 0x7FFF:x}::1"
 
 
 def in_one_piece(app: Litestar) -> Any:

@@ -128,7 +128,7 @@ def test_free_ports_are_as_many_as_asked_for() -> None:
 
 def _by_sentinel(topology: Sentinels) -> Redis:
     watchers = [(HOST, node.port) for node in topology.sentinels]
-    found = Sentinel(watchers, sentinel_kwargs={"socket_timeout": 0.5}, socket_timeout=0.5)  # type: ignore[no-untyped-call]
+    found = Sentinel(watchers, sentinel_kwargs={"socket_timeout": 5}, socket_timeout=5)  # type: ignore[no-untyped-call]
     client: Redis = found.master_for(MASTER)  # type: ignore[no-untyped-call]
     return client
 
@@ -136,7 +136,7 @@ def _by_sentinel(topology: Sentinels) -> Redis:
 def _by_cluster(topology: Cluster, avoiding: int = 0) -> RedisCluster:
     ports = [port for port in _ports(topology) if port != avoiding]
     nodes = [ClusterNode(HOST, port) for port in ports]  # type: ignore[no-untyped-call]
-    return RedisCluster(startup_nodes=nodes, socket_timeout=0.5)
+    return RedisCluster(startup_nodes=nodes, socket_timeout=5)
 
 
 def _ports(topology: Sentinels | Cluster) -> list[int]:
@@ -166,4 +166,7 @@ def _promoted(topology: Cluster, key: str) -> int:
 
 
 def _runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

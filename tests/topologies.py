@@ -4,12 +4,17 @@ Every process is ours alone: it dies with us, frozen or not, and what ends it kn
 (see `service/embedded/processes.py`). Nothing here is asynchronous: the tests' own waiting is `until`.
 """
 
+import fcntl
+import os
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 from redis import Redis, RedisError
@@ -22,10 +27,14 @@ from service.embedded.folders import ours
 
 HOST = "127.0.0.1"
 MASTER = "mymaster"
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds that a start or a failover may take on a busy machine; an idle one needs two or three."""
 PORTS = range(20000, 32000)
 """Below the ports that the kernel gives to outgoing connections."""
+BLOCK = 500
+"""How many of them one process has to itself."""
+ANSWER_LIMIT = 5.0
+"""Seconds that a node has for one answer on a busy machine."""
 
 PERIOD = 500
 """Milliseconds between two looks of a sentinel (its own are 10 s and 2 s): an old primary is soon made a replica."""
@@ -69,9 +78,8 @@ class Node:
         self.child.process.wait()
 
     def client(self) -> Redis:
-        """A plain connection that tries once, for half a second; close it."""
-        once = Retry(NoBackoff(), 0)
-        return Redis(host=HOST, port=self.port, socket_timeout=0.5, decode_responses=True, retry=once)
+        """A plain connection that tries once; close it."""
+        return self._client(ANSWER_LIMIT)
 
     def ask(self, *command: str | int) -> object:
         """The answer to one command as redis-py reads it. Raises RedisError."""
@@ -80,9 +88,9 @@ class Node:
             return answer
 
     def answers(self) -> bool:
-        """Whether commands are taken now."""
-        with suppress(RedisError):
-            return self.ask("PING") is True
+        """Whether commands are taken now, within half a second."""
+        with suppress(RedisError), self._client(0.5) as client:
+            return bool(client.ping())
         return False
 
     def told(self, section: str, name: str) -> str:
@@ -90,6 +98,10 @@ class Node:
         with suppress(RedisError), self.client() as client:
             return str(client.info(section).get(name, ""))
         return ""
+
+    def _client(self, patience: float) -> Redis:
+        once = Retry(NoBackoff(), 0)
+        return Redis(host=HOST, port=self.port, socket_timeout=patience, decode_responses=True, retry=once)
 
 
 @dataclass
@@ -205,15 +217,30 @@ def until(holds: Callable[[], bool], limit: float = LIMIT) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens at."""
-    found: set[int] = set()
-    for _ in range(1000):
+    """Different ports that nobody listens at, and that no other process of the tests will be given."""
+    found: list[int] = []
+    for port in islice(_own_ports(), 2 * BLOCK):
         with suppress(OSError), socket.socket() as tried:
-            tried.bind((HOST, secrets.choice(PORTS)))
-            found.add(tried.getsockname()[1])
+            tried.bind((HOST, port))
+            found.append(port)
         if len(found) == count:
             break
-    return list(found)
+    return found
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """A block of ports of this process, over and over: one that was given away comes back as late as possible."""
+    blocks = [PORTS[start : start + BLOCK] for start in range(0, len(PORTS), BLOCK)]
+    first = secrets.randbelow(len(blocks))
+    for block in (*blocks[first:], *blocks[:first]):
+        name = Path(tempfile.gettempdir(), f"vestibule-ports-{os.getuid()}-{block[0]}")
+        lock = os.open(name, os.O_CREAT | os.O_RDWR, 0o600)  # held until the process ends
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return cycle(block)
+        os.close(lock)
+    raise LookupError("every block of ports is taken")
 
 
 @contextmanager

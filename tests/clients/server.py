@@ -19,7 +19,7 @@ from service.settings import Settings, load
 from service.wiring import Services
 from tests.conftest import Outbox, TestClock, root_key, worker
 
-STARTS = 20
+STARTS = 60
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import time
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.crypto.blocklist import CONTEXT_WORDS, Blocklist
@@ -14,7 +14,7 @@ BLOCKLIST = Blocklist.load(context=["Acme Widgets", "acme.example"])
 OWN = ["ann.lee85", "orchard.example", "Grasshopper"]
 
 LESS_THAN_A_HASH = 0.05
-"""Seconds; where the work grows with the square of the length it would be many times as much."""
+"""Seconds of work; where the work grows with the square of the length it would be many times as much."""
 
 chance = st.randoms(use_true_random=True)
 
@@ -97,6 +97,7 @@ def test_a_straight_run_is_refused(password: str) -> None:
 
 
 @pytest.mark.standard("PW-06")
+@settings(deadline=None)
 @given(random=chance, length=st.integers(15, 64))
 @pytest.mark.parametrize(
     "alphabet",
@@ -114,6 +115,7 @@ def test_chance_from_one_class_of_characters_is_accepted(alphabet: str, random: 
 
 
 @pytest.mark.standard("PW-06")
+@settings(deadline=None)
 @given(random=chance)
 def test_groups_of_chance_digits_are_accepted(random: Random) -> None:
     password = "-".join(drawn(random, string.digits, 4) for _ in range(4))
@@ -121,6 +123,7 @@ def test_groups_of_chance_digits_are_accepted(random: Random) -> None:
 
 
 @pytest.mark.standard("PW-06")
+@settings(deadline=None)
 @given(random=chance)
 def test_a_long_unit_of_chance_may_be_repeated(random: Random) -> None:
     assert not BLOCKLIST.refuses(drawn(random, string.ascii_lowercase, 12) * 2)
@@ -142,6 +145,7 @@ def test_a_phrase_that_only_contains_listed_words_is_accepted(password: str) -> 
 
 
 @pytest.mark.standard("PW-19")
+@settings(deadline=None)
 @given(random=chance)
 def test_a_listed_word_inside_chance_is_accepted(random: Random) -> None:
     around = drawn(random, string.ascii_lowercase, 20)
@@ -210,7 +214,7 @@ def test_a_name_of_digits_or_of_two_letters_refuses_nothing_else() -> None:
 def test_the_longest_and_worst_input_takes_less_than_a_hash(password: str) -> None:
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         BLOCKLIST.refuses(password, OWN)
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert min(took) < LESS_THAN_A_HASH

@@ -72,7 +72,7 @@ def test_a_weak_key_stops_the_start_with_one_line() -> None:
         "VESTIBULE_KEYS": entry(b"a" * 32),
     }
     command = [sys.executable, "-m", "service", "serve", "--port", "1"]
-    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -1,11 +1,10 @@
 """A page of metrics, as Prometheus reads it."""
 
-import socket
-
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
+from tests.topologies import free_ports
 
 
 class Page:
@@ -33,7 +32,5 @@ class Page:
 
 def free_port() -> int:
     """Where nobody listens at this moment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    [port] = free_ports(1)
+    return port

@@ -174,6 +174,7 @@ async def test_hashes_that_run_wait_and_find_no_place_are_told() -> None:
 
 
 async def test_the_backlog_of_mails_is_told_without_the_dead(services: Services) -> None:
+    await services.mailer.drain()
     before, now = await services.outbox.backlog(), utc_now()
     old, later = now - timedelta(days=9), now + timedelta(days=1)
     values: dict[str, Any] = {

@@ -34,7 +34,7 @@ from tests.operations.scraped import Page, free_port
 PROJECT = Path(__file__).parents[2]
 
 
-def comes_true(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def comes_true(condition: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

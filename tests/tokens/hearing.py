@@ -31,9 +31,9 @@ async def listening_worker(
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]], expected: object) -> None:
-    """Asks until the answer is the expected one, for ten seconds at most."""
+    """Asks until the answer is the expected one, for half a minute at least before it gives up."""
     answer: object = None
-    for _ in range(200):
+    for _ in range(600):
         answer = await ask()
         if answer == expected:
             return

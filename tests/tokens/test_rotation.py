@@ -111,7 +111,7 @@ class TestRetriesAndRaces:
         assert outcomes == {"repeated": 49}
 
     @pytest.mark.standard("SE-29")
-    @pytest.mark.parametrize("later", [0, 1, 9.999, GRACE + 1, LOST_ANSWER - 5])
+    @pytest.mark.parametrize("later", [0, 1, 9.999, GRACE + 1, LOST_ANSWER - 60])
     async def test_a_lost_answer_can_be_asked_for_again(
         self,
         http: httpx.AsyncClient,
@@ -273,9 +273,9 @@ class TestLifetimes:
         self, http: httpx.AsyncClient, person: Person, clock: TestClock
     ) -> None:
         other = await signed_in(http, person)
-        await clock.advance(seconds=14 * DAYS - 5)
+        await clock.advance(seconds=14 * DAYS - 60)
         await renewed(http, other["refresh_token"])
-        await clock.advance(seconds=5)
+        await clock.advance(seconds=60)
         await refused(http, person.refresh_token)
 
     @pytest.mark.standard("SE-08", "SE-13")
@@ -304,10 +304,10 @@ class TestLifetimes:
         for days in (10, 10, 9):
             await clock.advance(days=days)
             token = (await renewed(http, token))["refresh_token"]
-        await clock.advance(seconds=DAYS - 5)
+        await clock.advance(seconds=DAYS - 60)
         last = await renewed(http, token)
         assert await is_active(http, introspector, last["access_token"])
-        await clock.advance(seconds=5)
+        await clock.advance(seconds=60)
         await refused(http, last["refresh_token"])
         # The access token has nine minutes left, the session has none.
         assert not await is_active(http, introspector, last["access_token"])
@@ -337,9 +337,10 @@ class TestLifetimes:
         step = 30 * DAYS // 1000 - 1
         for _ in range(1000):
             await clock.advance(seconds=step)
+            asked_at = clock().timestamp()
             grant = await services.sessions.rotate(token, "web")
             token = grant.refresh_token
-            assert clock().timestamp() + grant.refresh_expires_in <= end + 1
+            assert asked_at + grant.refresh_expires_in <= end + 1
         await clock.advance(seconds=end - clock().timestamp() + 1)
         with pytest.raises(SessionExpired):
             await services.sessions.rotate(token, "web")

@@ -17,9 +17,9 @@ from tests.topologies import HOST, Cluster, Node, Sentinels, cluster, sentinel, 
 from tests.topology.crowd import Crowd, crowd
 from tests.topology.standing import DURABLE, PROMPT, worker_before
 
-BACK_WITHIN = 15.0
+BACK_WITHIN = 30.0
 """Seconds from the end of the outage; an idle machine needs three, most of them for the vote."""
-DEAD_WITHIN = 10.0
+DEAD_WITHIN = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,15 @@ async def before_cluster(
         yield running
 
 
+@pytest.fixture
+async def patient_before_cluster(
+    introspector: Introspector, shared: Cluster, environ: dict[str, str], outbox: Outbox
+) -> AsyncIterator[Services]:
+    """For what is no outage: a busy machine must not look like one."""
+    async with worker_before(shared, environ, outbox) as running:
+        yield running
+
+
 async def test_a_dead_primary_signs_nobody_out_and_nobody_in(
     before_sentinel: Services, watched: Sentinels, introspector: Introspector
 ) -> None:
@@ -79,11 +88,11 @@ async def test_a_primary_that_hangs_for_eight_seconds_is_not_missed(
     async with crowd(before_sentinel, introspector) as people:
         await people.go_on(0.5)
         old.freeze()
-        woken = asyncio.get_running_loop().call_later(8, old.thaw)
+        wakes = asyncio.get_running_loop().time() + 8
         try:
             await elsewhere(watched, old)
             await people.recovered(BACK_WITHIN)
-            await people.go_on(woken.when() - asyncio.get_running_loop().time())
+            await people.go_on(wakes - asyncio.get_running_loop().time())
         finally:
             old.thaw()
         await asyncio.to_thread(until, lambda: old in watched.replicas())
@@ -112,9 +121,9 @@ async def test_a_dead_node_of_a_cluster_signs_nobody_out_and_nobody_in(
 
 
 async def test_a_slot_that_moves_is_followed_without_one_refusal(
-    before_cluster: Services, shared: Cluster, introspector: Introspector
+    patient_before_cluster: Services, shared: Cluster, introspector: Introspector
 ) -> None:
-    async with crowd(before_cluster, introspector) as people:
+    async with crowd(patient_before_cluster, introspector) as people:
         key = _key_of(people)
         source = shared.primary(key)
         target = next(node for node in (shared.primary(name) for name in "abcdefgh") if node is not source)
