@@ -70,6 +70,7 @@ class Audit:
     clock: Clock
     lost: int = 0
     _waiting: deque[dict[str, Any]] = field(default_factory=deque)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _task: asyncio.Task[None] | None = None
 
     def record(
@@ -125,16 +126,18 @@ class Audit:
         return len(self._waiting)
 
     async def flush(self) -> None:
-        """Writes everything that waits. Raises `Unavailable`; what was not written waits on."""
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            try:
-                await self._write(batch)
-            except (Unavailable, asyncio.CancelledError):
-                self._waiting.extendleft(reversed(batch))
-                raise
-            except Exception:  # noqa: BLE001  whatever it was, each row gets a chance of its own
-                await self._salvage(batch)
+        """Writes everything that waits, after what is just being written. Raises `Unavailable`; what was not written
+        waits on."""
+        async with self._writing:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                try:
+                    await self._write(batch)
+                except (Unavailable, asyncio.CancelledError):
+                    self._waiting.extendleft(reversed(batch))
+                    raise
+                except Exception:  # noqa: BLE001  whatever it was, each row gets a chance of its own
+                    await self._salvage(batch)
 
     def _lose(self) -> None:
         self.lost += 1

@@ -288,7 +288,7 @@ VALID = [
 MUTATIONS = st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=6), st.integers(0, 6)), max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(start=STARTS, rest=st.binary(max_size=400))
 def test_random_bytes_are_harmless(start: bytes, rest: bytes) -> None:
     harmless(start + rest)

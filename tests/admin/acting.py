@@ -92,7 +92,7 @@ async def settled(services: Services) -> None:
     """Waits until everything that was recorded before is in the trail: one task writes, in the order of events."""
     mark = secrets.token_hex(8)
     services.audit.record("test.mark", client=mark, is_anonymous=True)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await _written(services, "test.mark", client_id=mark):
             pass
 

@@ -204,7 +204,7 @@ async def broken_off(app: Litestar, operator: Caller, body: dict[str, Any], afte
     }
     asgi: Any = app
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asgi(scope, receive, send)
     except* OSError:
         pass

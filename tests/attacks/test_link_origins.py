@@ -70,7 +70,7 @@ async def test_links_have_the_configured_origin_whatever_a_request_says(
         await poisoned.mailer.drain()
 
     said = [mail.text + mail.html for mail in outbox.mails[begun:]]
-    assert not any("evil" in words for words in said)
+    assert not any(re.search(r"evil\.|/evil", words) for words in said)  # a token may hold the bare word
     found = {link for words in said for link in re.findall(r"https?://[^\s\"'<>]+", words) if "#" in link}
     assert {re.sub(r"=\w{3}_[\w-]{64,}", "=…", link) for link in found} == {
         f"{ISSUER}/auth/confirm#{purpose}=…" for purpose in ("verify", "reset", "email", "undo")

@@ -109,7 +109,7 @@ async def test_a_reset_that_postgresql_does_not_finish_does_nothing_and_keeps_th
         "accounts": "SELECT 1 FROM accounts WHERE email = :a FOR UPDATE",
         "sessions": "SELECT 1 FROM sessions WHERE account_id = (SELECT id FROM accounts WHERE email = :a) FOR UPDATE",
     }
-    impatient = load({**environ, "VESTIBULE_DATABASE_TIMEOUT": "1"})
+    impatient = load({**environ, "VESTIBULE_DATABASE_TIMEOUT": "2"})
     async with (
         worker(impatient, wall_clock, outbox) as waiting,
         browser(create_app(waiting)) as elsewhere,

@@ -199,7 +199,8 @@ async def test_the_limits_are_the_same_for_who_exists_and_who_does_not(door: Lit
         waits.append([int(answer.headers.get("retry-after", "0")) for answer in near + far])
     assert [each == seen[0] for each in seen] == [True] * 4
     for wait in waits:
-        assert all(abs(ours - theirs) <= 3 for ours, theirs in zip(waits[0], wait, strict=True))
+        # A try more or less would be five minutes; a hash takes its time.
+        assert all(abs(ours - theirs) <= 30 for ours, theirs in zip(waits[0], wait, strict=True))
 
 
 @pytest.mark.standard("RL-06")
@@ -369,14 +370,14 @@ def served(app: Litestar, settings: Any) -> Iterator[str]:
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not running.started and time.monotonic() < deadline:
             time.sleep(0.02)
         assert running.started
         yield f"http://127.0.0.1:{port}"
     finally:
         running.should_exit = True
-        thread.join(10)
+        thread.join(60)
     assert not thread.is_alive()
 
 

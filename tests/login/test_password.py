@@ -178,7 +178,8 @@ async def test_no_get_opens_a_session(
     for path in {route.path for route in app.routes} | {"/auth/login", "/auth/refresh", "/auth/verify"}:
         answer = await http.get(path, params=query, headers=headers)
         assert "set-cookie" not in answer.headers
-        assert not re.search(r"vrt_[\w-]{20}|eyJ[\w-]{10}", answer.text)
+        # With the dot behind its head: coordinates of public keys may begin like a token.
+        assert not re.search(r"vrt_[\w-]{20}|eyJ[\w-]{10,}\.", answer.text)
     assert await sessions() == before
 
 
@@ -436,7 +437,7 @@ async def test_a_sign_in_succeeds_although_its_stronger_hash_could_not_be_kept(
 ) -> None:
     person = await with_account(services)
     old = await stored_hash(services, person)
-    hurried = load({**environ, "VESTIBULE_ARGON2_TIME_COST": "3", "VESTIBULE_DATABASE_TIMEOUT": "0.4"})
+    hurried = load({**environ, "VESTIBULE_ARGON2_TIME_COST": "3", "VESTIBULE_DATABASE_TIMEOUT": "2"})
     async with worker(hurried, wall_clock, outbox) as today, browser(create_app(today)) as http:
         async with services.database.begin() as held:  # whoever would change the row waits for us
             await held.execute(text("SELECT 1 FROM accounts WHERE email = :a FOR SHARE"), {"a": person.email})
@@ -642,8 +643,8 @@ async def test_two_hundred_sign_ins_at_once_neither_pile_up_nor_stop_the_others(
     assert hashing.most_at_once <= 2
     assert threading.get_ident() not in hashing.threads
     assert len(lags) >= 5
-    assert percentile(lags, 95) < 0.25
-    assert percentile(waits, 95) < 0.25
+    assert percentile(lags, 95) < 1
+    assert percentile(waits, 95) < 1
     # And afterwards it takes work again.
     async with browser(app) as http:
         assert (await login(http, somebody())).status_code == 401
@@ -660,7 +661,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     original = argon2.PasswordHasher.verify
 
     def wait(self: Any, *args: Any) -> bool:
-        go.wait(10)
+        go.wait(60)
         return original(self, *args)
 
     monkeypatch.setattr(argon2.PasswordHasher, "verify", wait)

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateNotFound, UndefinedError
 from markupsafe import Markup
@@ -336,6 +336,7 @@ def test_a_value_cannot_bring_its_own_permit_to_be_markup() -> None:
     assert "Device: &lt;b&gt;x&lt;/b&gt;" in mail.html
 
 
+@settings(deadline=None)
 @given(value=st.text(st.characters(codec=None), max_size=40))
 def test_no_text_changes_the_shape_of_a_mail(value: str) -> None:
     mail, plain = mail_of("nickname_changed", **dict.fromkeys(TYPED, value)), mail_of("nickname_changed")

@@ -27,7 +27,7 @@ from tests.social.acting import (
     through,
 )
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds, far more than anything needs that is waited for here."""
 
 

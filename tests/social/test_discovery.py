@@ -19,7 +19,7 @@ from tests.social.elsewhere import DOCUMENT, KEY_SET, TOKEN, Elsewhere, elsewher
 
 HOUR = 3600
 COOLDOWN = 60
-IMPATIENT = timedelta(seconds=0.2)
+IMPATIENT = timedelta(seconds=1)
 AWAY = ("down", "slow", "rubbish", "http_redirect", "internal_endpoints")
 IMPOSTORS = ("wrong_issuer", "other_issuer")
 UNTRUSTED = "a provider is disabled: its discovery document names another issuer"

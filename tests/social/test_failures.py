@@ -188,9 +188,9 @@ async def test_whoever_a_profile_is_about_comes_in_where_nothing_contradicts_it(
 @pytest.fixture
 async def slow(services: Services, settings: Settings, clock: TestClock, outbox: Outbox) -> AsyncIterator[Stage]:
     """A service that waits for nobody, and a provider that is slower than that."""
-    impatient = msgspec.structs.replace(settings, provider_timeout=timedelta(seconds=0.2))
+    impatient = msgspec.structs.replace(settings, provider_timeout=timedelta(seconds=1))
     async with stage(impatient, clock, outbox) as found:
-        found.fake.slow = 2
+        found.fake.slow = 30
         yield found
 
 

@@ -110,7 +110,7 @@ async def test_what_the_provider_says_counts(
         async with browser(app) as elsewhere:
             headers = await comes_in(elsewhere, abroad, "openid", who, auth_age=age)
             said = clock().timestamp() - int(age)
-            assert abs(await auth_time(elsewhere, introspector, headers) - said) < 3
+            assert abs(await auth_time(elsewhere, introspector, headers) - said) < 30
             assert await dangerous(elsewhere, headers) == expected
 
 

@@ -32,6 +32,7 @@ from tests.social.acting import (
     query_of,
 )
 from tests.social.linked import (
+    PATIENCE,
     account_with,
     back_from,
     comes_in,
@@ -71,7 +72,7 @@ class Place:
         self.way.relay = None
         for relay in self.relays.values():
             relay.mend()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not await self._finds_redis():  # noqa: ASYNC110  nobody tells
                 await asyncio.sleep(0.02)
 

@@ -89,10 +89,10 @@ async def test_keys_that_cannot_be_had_are_not_asked_for_by_everybody(
 async def test_people_do_not_queue_one_after_the_other_for_keys_that_do_not_come(
     settings: Settings, clock: TestClock
 ) -> None:
-    impatient = msgspec.structs.replace(settings, provider_timeout=timedelta(seconds=0.1))
+    impatient = msgspec.structs.replace(settings, provider_timeout=timedelta(seconds=1))
     async with elsewhere(impatient, clock) as there:
         await there.authorize_url()
-        there.way.delay = 5
+        there.way.delay = 30
         assert await refusals(there, [there.signed(there.fake.keys)] * 10) == {ProviderUnavailable}
         assert there.fetches(KEY_SET) == 1
 
