@@ -83,7 +83,7 @@ async def _everything(redis: Redis, servers: Servers) -> dict[str, Any]:
             if name != "audit_events"
         }
     await engine.dispose()
-    kinds = ("vestibule:sessions:*", "vestibule:pending:*", "vestibule:one_time:*", "vestibule:once:*")
+    kinds = ("vestibule:sessions:*", "vestibule:signup*", "vestibule:social:*")
     keys = {key for kind in kinds for key in await redis.keys(kind)}
     return {"rows": rows, "keys": keys}
 
