@@ -17,6 +17,7 @@ import ctypes
 if not hasattr(ctypes.CDLL(None), "mallopt"):
     sys.exit(3)
 libc = ctypes.CDLL(None)
+libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages are counted one by one
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 size = 46 * 1024 * 1024
 

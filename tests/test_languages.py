@@ -3,11 +3,13 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.languages import DEFAULT, LANGUAGES, is_locale, language_of, preferred
 
+of_any = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Of any machine, however busy."""
 QUALITIES = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
 
 
@@ -62,18 +64,20 @@ def test_what_is_malformed_is_passed_over_and_the_rest_still_counts(nonsense: st
 
 
 def test_a_very_long_header_costs_next_to_nothing() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert preferred("xx;q=0.1," * 1_000_000 + "ko") == DEFAULT
     assert preferred("q" + "=" * 5_000_000) == DEFAULT
     assert preferred("ja," + " " * 5_000_000) == "ja"
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
+@of_any
 @given(st.text())
 def test_any_header_leads_to_one_of_our_languages(header: str) -> None:
     assert preferred(header) in LANGUAGES
 
 
+@of_any
 @given(st.lists(st.tuples(st.sampled_from(LANGUAGES), QUALITIES), max_size=3, unique_by=lambda wish: wish[0]))
 def test_no_language_of_the_header_is_better_than_the_one_chosen(wishes: list[tuple[str, float]]) -> None:
     qualities = dict(wishes)
@@ -116,6 +120,7 @@ def test_anything_else_is_no_locale(text: str) -> None:
     assert not is_locale(text)
 
 
+@of_any
 @given(
     st.from_regex(r"[a-zA-Z]{2,3}", fullmatch=True),
     st.from_regex(r"(-[a-zA-Z]{4})?", fullmatch=True),
@@ -128,6 +133,7 @@ def test_every_well_formed_tag_is_a_locale_in_any_case(language: str, script: st
     assert language_of(tag) in LANGUAGES
 
 
+@of_any
 @given(st.text(max_size=50))
 def test_a_locale_is_short_and_ascii(text: str) -> None:
     if is_locale(text):

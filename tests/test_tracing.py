@@ -95,6 +95,14 @@ class Collector:
                 thread.join(30)
         return [span for group in self._groups() for scope in group.scope_spans for span in scope.spans]
 
+    def told(self) -> bytes:
+        """All that it got, but for random ids and times, in which any few letters may stand."""
+        groups = self._groups()
+        for span in (span for group in groups for scope in group.scope_spans for span in scope.spans):
+            span.trace_id = span.span_id = span.parent_span_id = b""
+            span.start_time_unix_nano = span.end_time_unix_nano = 0
+        return b"".join(group.SerializeToString() for group in groups)
+
     def services(self) -> set[str]:
         found = [one for group in self._groups() for one in group.resource.attributes if one.key == "service.name"]
         return {one.value.string_value for one in found}
@@ -239,7 +247,7 @@ async def test_no_span_holds_what_a_request_brought(app: Litestar, person: Perso
         await http.request(CANARY.upper(), "/me")
     requests = [span.name for span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
     assert requests == REQUESTS_WITH_CANARIES
-    told = b"".join(collector.bodies).lower()
+    told = collector.told().lower()
     for secret in (
         CANARY,
         person.email,

@@ -17,7 +17,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> "tuple[subprocess.Complete
     file = tmp_path_factory.mktemp("bench") / "figures.json"
     names = ["--only", "introspection", "--only", "refresh", "--only", "sessions"]
     command = [sys.executable, "-m", "deploy.bench", *names, *SHORT, "--json", str(file)]
-    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120)
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode in {0, 1}, run.stderr
     return run, file
 

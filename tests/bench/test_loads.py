@@ -12,7 +12,7 @@ from deploy.bench.loader import Source, read
 from deploy.bench.servers import yardstick
 from deploy.bench.steps import FORM
 
-SHORT = 0.2
+SHORT = 0.9
 """Seconds; wrk counts whole ones, so that this is for the generator of our own."""
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 GENERATORS = [pytest.param(SHORT, id="ours"), pytest.param(1.0, id="wrk", marks=needs_wrk)]

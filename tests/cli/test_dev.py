@@ -8,7 +8,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from service.cli.dev import METRICS_DISTANCE
 from service.cli.main import main
 from service.embedded import folders
 from tests.conftest import PASSWORD, Servers, _own_database
+from tests.deploy import proxies
 
 PROJECT = Path(__file__).parents[2]
 ROOT = os.geteuid() == 0
@@ -94,8 +94,8 @@ class Dev:
         """As the terminal does: to its whole process group. Waits until it and its servers are gone."""
         family = self.family()
         os.killpg(self.process.pid, sent)
-        code = self.process.wait(30)
-        assert comes_true(lambda: not any(map(is_active, family)), 15), [one for one in family if is_active(one)]
+        code = self.process.wait(60)
+        assert comes_true(lambda: not any(map(is_active, family)), 30), [one for one in family if is_active(one)]
         return code
 
     def stop(self) -> None:
@@ -108,7 +108,7 @@ class Dev:
         body = {"email": f"{name}@example.com", "password": PASSWORD, "nickname": name}
         registered = httpx.post(f"{self.url}/auth/register", json=body, timeout=20)
         assert registered.status_code == 202, registered.text
-        assert comes_true(lambda: self.mailbox()[:1] != [] and self.mailbox()[0]["to"] == body["email"], 10)
+        assert comes_true(lambda: self.mailbox()[:1] != [] and self.mailbox()[0]["to"] == body["email"], 30)
         found = re.search(r"your code is (\d{6})", self.mailbox()[0]["text"])
         assert found is not None
         proof = {"registration": registered.json()["registration"], "code": found[1]}
@@ -127,17 +127,12 @@ class Dev:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port if is_free(port + METRICS_DISTANCE) else free_port()
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe, suppress(OSError, OverflowError):
-        probe.bind(("127.0.0.1", port))
-        return True
-    return False
+    """One whose metrics have a free port as well."""
+    while True:
+        port = proxies.free_port()
+        with suppress(OSError, OverflowError):
+            proxies.free_port(port + METRICS_DISTANCE)
+            return port
 
 
 def comes_true(condition: Callable[[], bool], seconds: float) -> bool:
@@ -300,7 +295,7 @@ def test_servers_of_the_environment_are_used_instead(runs: dict[str, Dev], serve
 
 def test_a_port_in_use_is_told_in_one_line(ours: Dev, logs: Path, tmp_path: Path) -> None:
     second = Dev(tmp_path / "data", logs / "refused", port=ours.port)
-    assert second.process.wait(30) == 1
+    assert second.process.wait(READY) == 1
     (line,) = second.said.splitlines()
     assert str(ours.port) in line
     assert "--port" in line
@@ -332,8 +327,8 @@ def test_data_survive_every_end_and_nothing_is_left_running(ours: Dev, logs: Pat
             assert current.env["VESTIBULE_URL"] == current.url
         family = current.family()
         next(one for one in family if "valkey" in one.name()).kill()
-        assert current.process.wait(20) is not None
-        assert comes_true(lambda: not any(map(is_active, family)), 15)
+        assert current.process.wait(60) is not None
+        assert comes_true(lambda: not any(map(is_active, family)), 30)
         assert "were stopped" in current.said
         assert "Traceback" not in current.said
     finally:

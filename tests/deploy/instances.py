@@ -24,7 +24,7 @@ class Instance:
 
     async def ready(self) -> None:
         """Waits for it."""
-        await asyncio.to_thread(comes_true, lambda: self.process.poll() is not None or self._is_ready(), 40)
+        await asyncio.to_thread(comes_true, lambda: self.process.poll() is not None or self._is_ready())
         assert self.process.poll() is None, self.log.read_text()
         assert self._is_ready()
 
@@ -37,7 +37,7 @@ class Instance:
     async def end(self) -> float:
         """Waits for it; how many seconds it took."""
         started = time.monotonic()
-        await asyncio.to_thread(self.process.wait, 40)
+        await asyncio.to_thread(self.process.wait, 60)
         return time.monotonic() - started
 
 

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address
@@ -33,15 +33,22 @@ CERTIFICATE, KEY = "/etc/ssl/example.com.pem", "/etc/ssl/private/example.com.key
 VESTIBULE, APPLICATION = "127.0.0.1:8000", "127.0.0.1:9000"
 NGINX_MAIN = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
 """In the foreground, as whoever may write to the folders of the tests."""
-STARTS = 15
+STARTS = 60
 """Seconds, on a busy machine."""
+_kept: list[socket.socket] = []
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+def free_port(wanted: int = 0) -> int:
+    """A port, any unless one is wanted, that the kernel gives to nobody else while the tests run. Servers may bind it,
+    since they say SO_REUSEADDR as we do; until one listens, connecting is refused. Raises OSError for one in use."""
+    with ExitStack() as tried:
+        kept = tried.enter_context(socket.socket())
+        kept.bind(("127.0.0.1", wanted))
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tried.pop_all()
+    _kept.append(kept)
+    port: int = kept.getsockname()[1]
+    return port
 
 
 @dataclass
@@ -135,7 +142,7 @@ def listening(app: Any, settings: Settings, tls: Identity | None = None) -> Iter
         yield f"127.0.0.1:{port}"
     finally:
         running.should_exit = True
-        thread.join(10)
+        thread.join(STARTS)
     assert not thread.is_alive()
 
 
@@ -151,7 +158,9 @@ def example(name: str, folder: Path, elsewhere: Mapping[str, str]) -> Path:
 
 
 @contextmanager
-def running(command: list[str], port: int, log: Path, environ: Mapping[str, str]) -> Iterator[None]:
+def running(
+    command: list[str], port: int, log: Path, environ: Mapping[str, str]
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A proxy in the foreground, from when its port answers until it and its workers are gone."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -164,7 +173,7 @@ def running(command: list[str], port: int, log: Path, environ: Mapping[str, str]
     try:
         wait_for(lambda: process.poll() is not None or accepts(port))
         assert process.poll() is None, log.read_text()
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(STARTS)

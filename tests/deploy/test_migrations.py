@@ -214,6 +214,8 @@ async def test_both_versions_serve_the_same_people_at_the_same_time(
         "VESTIBULE_METRICS_PORT": "0",
         "VESTIBULE_MAIL_FROM": "vestibule@example.com",
         "VESTIBULE_DRAIN": "0",
+        "VESTIBULE_REDIS_TIMEOUT": "5",
+        "VESTIBULE_DATABASE_TIMEOUT": "5",
     }
     with ExitStack() as stack:
         both: dict[str, Instance] = {}

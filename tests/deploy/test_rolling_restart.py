@@ -7,6 +7,7 @@ Kubernetes tells its nodes. Each of its clients connects anew, since a reload of
 import asyncio
 import json
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from litestar import Litestar
 
@@ -28,7 +28,7 @@ HAPROXY, NGINX = binary("haproxy"), binary("nginx")
 if HAPROXY is None or NGINX is None:
     pytest.skip("haproxy and nginx (nginx-light) are not both installed", allow_module_level=True)
 
-DRAIN, GRACE, LAG = 2.0, 5.0, 0.3
+DRAIN, GRACE, LAG = 4.0, 5.0, 0.3
 """Seconds; the lag is that between a SIGTERM and the news of it at nginx."""
 CLIENTS = 3
 THINKING = 0.01
@@ -41,6 +41,7 @@ defaults
     timeout connect 2s
     timeout client 30s
     timeout server 30s
+    timeout check 2s
 frontend door
     bind 127.0.0.1:{port}
     default_backend vestibule
@@ -86,14 +87,13 @@ class Nginx:
         self._folder = folder
         self.port = free_port()
         self.config = folder / "nginx.conf"
-        self._master: psutil.Process | None = None
+        self._master: subprocess.Popen[bytes] | None = None
 
     @contextmanager
     def before(self, *ports: int) -> Iterator[None]:
         self._write(ports)
         command = [str(NGINX), "-p", str(self._folder), "-c", str(self.config), "-g", NGINX_MAIN]
-        with running(command, self.port, self._folder / "nginx.out", {}):
-            self._master = psutil.Process(int((self._folder / "nginx.pid").read_text()))
+        with running(command, self.port, self._folder / "nginx.out", {}) as self._master:
             yield
 
     def tell(self, *ports: int) -> None:

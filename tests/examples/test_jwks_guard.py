@@ -358,7 +358,7 @@ async def test_a_header_that_is_no_plain_json_is_refused(guard: JwksGuard, issue
 
 # The claims
 
-NOW = int(time.time())
+NOW, DAY = int(time.time()), 86_400
 
 
 @pytest.mark.standard("AT-04", "AT-06", "AT-08", "AT-26")
@@ -405,9 +405,9 @@ async def test_a_token_that_lacks_a_required_claim_is_refused(guard: JwksGuard, 
         {"exp": None},
         {"exp": -1},
         {"exp": [NOW + 600]},
-        {"iat": NOW + 3600},
+        {"iat": NOW + DAY},
         {"iat": str(NOW)},
-        {"nbf": NOW + 3600},
+        {"nbf": NOW + DAY},
         {"nbf": str(NOW)},
         {"nbf": None},
         {"auth_time": str(NOW)},
@@ -454,7 +454,7 @@ async def test_a_longer_leeway_is_not_to_be_had(leeway: int) -> None:
         JwksGuard(ISSUER, AUDIENCE, leeway=leeway)
 
 
-PAYLOAD = json.dumps(live()).encode()
+PAYLOAD = json.dumps(live(exp=NOW + DAY)).encode()
 
 
 @pytest.mark.standard("AT-29")
@@ -629,11 +629,11 @@ async def test_the_known_keys_outlive_an_issuer_in_trouble(
     issuer.answer = trouble
     for seconds in (10, 600, 6000):
         passing.seconds = seconds
-        assert_unavailable(await refusal(guard, signed(live(exp=NOW + 9000), kid="a key we could not look for")))
-        await let_in(guard, signed(live(exp=NOW + 9000)))
+        assert_unavailable(await refusal(guard, signed(live(exp=NOW + DAY), kid="a key we could not look for")))
+        await let_in(guard, signed(live(exp=NOW + DAY)))
     issuer.answer = publishing(OWN_KEY)
     passing.seconds = 6010
-    assert_invalid(await refusal(guard, signed(live(exp=NOW + 9000), kid="a key that is none")))
+    assert_invalid(await refusal(guard, signed(live(exp=NOW + DAY), kid="a key that is none")))
     assert {request.url.host for request in issuer.asked} == {"auth.test"}
 
 
@@ -665,7 +665,7 @@ async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(issuer: S
     passing.seconds = 600
     searching = asyncio.create_task(refusal(guard, signed(kid="unknown")))
     await asyncio.sleep(0)
-    await let_in(guard, signed(live(exp=NOW + 9000)))
+    await let_in(guard, signed(live(exp=NOW + DAY)))
     assert not searching.done()
 
     assert_unavailable(await searching)
@@ -682,8 +682,8 @@ async def test_a_key_that_is_no_longer_published_is_believed_ten_minutes_at_most
     assert len(issuer.asked) == 1
     passing.seconds = 600
 
-    await assert_refused(guard, issuer, signed(live(exp=NOW + 9000)))
-    await let_in(guard, signed(live(exp=NOW + 9000), key=NEXT_KEY))
+    await assert_refused(guard, issuer, signed(live(exp=NOW + DAY)))
+    await let_in(guard, signed(live(exp=NOW + DAY), key=NEXT_KEY))
 
 
 async def test_a_question_that_was_broken_off_is_no_answer(guard: JwksGuard, issuer: StandIn, passing: Passing) -> None:

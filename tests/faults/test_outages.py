@@ -1,6 +1,7 @@
 """Real outages of real servers: hung, gone, full, read-only, locked, out of connections.
 
-One worker of `vestibule serve` stands, with the timeouts of production and small pools, before servers of its own.
+One worker of `vestibule serve` stands, with small pools, before servers of its own. It waits for Redis, a connection
+and the journal three times as long as in production: a busy machine must not look like a further outage.
 Each outage happens once: people who were at it before meet it one by one and as a crowd, it ends, they come back. The
 tests then look at what they met: nobody waited long, nobody was refused for good, nothing was lost.
 """
@@ -14,7 +15,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import socketserver
 import subprocess
 import sys
@@ -45,18 +45,24 @@ from service.store.schema import migrate
 from service.wiring import build
 from tests.conftest import PASSWORD, browser, root_key
 from tests.deeds import registered
+from tests.deploy.proxies import free_port
 
 PROJECT = Path(__file__).parents[2]
 DATABASE_POOL = 4
-ALONE, IN_A_CROWD, AGAIN = 3.0, 10.0, 3.0  # seconds that an answer, one of fifty answers, a recovery may take
+ALONE, IN_A_CROWD, AGAIN = 5.0, 10.0, 15.0  # seconds that an answer, one of fifty answers, a recovery may take
 CROWD = ("login", "refresh", "introspect", "me", "logout") * 10
 FROM_MEMORY = ("jwks", "livez", "readyz", "startupz")
-PROBE = 0.1
+PROBE = 0.2
 STORM = 300
 ENDED = 35  # the byte of a session's record that says why it ended
 
 # `vestibule serve` that looks at its dependencies every 0.2 s instead of every 3 s, so that the tests wait less.
-IMPATIENT = "import service.operations.health as h; h.PAUSE = 0.2; from service.cli.main import main; main()"
+IMPATIENT = """
+import service.operations.health as health, service.tokens.recall as recall
+from service.cli.main import main
+health.PAUSE, recall.PATIENCE = 0.2, 1.2
+main()
+"""
 
 
 class MailServer(socketserver.ThreadingTCPServer):
@@ -152,7 +158,7 @@ def mail_server() -> Iterator[MailServer]:
 
 @pytest.fixture(scope="module")
 def environ(stores: Stores, mail_server: MailServer) -> dict[str, str]:
-    """Production's timeouts, quick hashes, small pools, and limits that nobody meets here."""
+    """Quick hashes, small pools, and limits that nobody meets here."""
     limits = ("GUESS_NETWORK", "GUESS_ACCOUNT", "GUESS_ACCOUNT_NETWORK", "REGISTER_NETWORK", "MAIL_NETWORK")
     return {
         "PATH": os.defpath,
@@ -166,6 +172,8 @@ def environ(stores: Stores, mail_server: MailServer) -> dict[str, str]:
         "VESTIBULE_ARGON2_MEMORY_KIB": "19456",
         "VESTIBULE_DATABASE_POOL": str(DATABASE_POOL),
         "VESTIBULE_KEY_REFRESH": "1",
+        "VESTIBULE_REDIS_TIMEOUT": "0.75",
+        "VESTIBULE_DATABASE_POOL_WAIT": "0.9",
         "VESTIBULE_DRAIN": "0",
         "VESTIBULE_METRICS_PORT": "0",
         **{f"VESTIBULE_LIMIT_{name}": "100000/m" for name in limits},
@@ -220,9 +228,7 @@ class Worker:
 @contextmanager
 def serving(environ: dict[str, str], log: Path) -> Iterator[Worker]:
     """Starts one; whatever happens, it ends with the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", IMPATIENT, "serve", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=PROJECT, env=environ, stdout=output, stderr=output)
@@ -231,7 +237,7 @@ def serving(environ: dict[str, str], log: Path) -> Iterator[Worker]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -251,7 +257,7 @@ async def http(anyio_backend: str, worker: Worker) -> AsyncIterator[httpx.AsyncC
     """An HTTP client of the ready worker."""
     limits = httpx.Limits(max_connections=400, max_keepalive_connections=400)
     async with httpx.AsyncClient(base_url=worker.url, timeout=30, limits=limits) as made:
-        await comes_true(lambda: _is(made, "/readyz", 200), 20)
+        await comes_true(lambda: _is(made, "/readyz", 200), 60)
         yield made
 
 
@@ -373,7 +379,7 @@ class People:
         email = new_email()
         response = await self._register(email)
         assert response.status_code == 202, response.text
-        await comes_true(lambda: _true(self.mailed(email)), 20)
+        await comes_true(lambda: _true(self.mailed(email)), 60)
         found = re.search(r"your code is (\d{6})", self.mailed(email)[-1])
         assert found is not None
         return SignUp(email, response.json()["registration"], found[1])
@@ -703,8 +709,8 @@ async def story(anyio_backend: str, request: pytest.FixtureRequest, house: House
             alone = await people.meet()
             crowd = await people.crowd()
             shown = await shown_failing(house.http, outage.shows)
-    served_again = await comes_true(people.are_served, 10)
-    well_again = served_again + await comes_true(lambda: _is(house.http, "/healthz", 200), 10)
+    served_again = await comes_true(people.are_served, 3 * AGAIN)
+    well_again = served_again + await comes_true(lambda: _is(house.http, "/healthz", 200), 3 * AGAIN)
     return Story(outage, people, alone, crowd, probing, shown, served_again, well_again, house.worker.lines(logged))
 
 
@@ -717,7 +723,7 @@ async def shown_failing(http: httpx.AsyncClient, expected: frozenset[str]) -> se
         seen = {name for name, state in (await http.get("/healthz")).json()["checks"].items() if state != "ok"}
         return seen == expected
 
-    await comes_true(is_as_expected, 4)
+    await comes_true(is_as_expected, AGAIN)
     return seen
 
 
@@ -769,7 +775,7 @@ def test_probes_are_answered_from_memory(story: Story) -> None:
 
 def test_the_health_page_names_what_fails_and_gets_well(story: Story) -> None:
     assert story.shown == story.outage.shows
-    assert story.well_again < AGAIN + 3
+    assert story.well_again < 2 * AGAIN
 
 
 def test_everything_works_again_without_a_restart(story: Story, worker: Worker) -> None:
@@ -809,7 +815,7 @@ async def test_a_sign_up_that_met_the_outage_can_be_finished(story: Story) -> No
 
 async def test_a_mail_that_met_the_outage_arrives(story: Story) -> None:
     if story.outage.answers["register"] == 202:
-        assert await comes_true(lambda: _true(story.people.mailed(story.people.stranger)), 10) < math.inf
+        assert await comes_true(lambda: _true(story.people.mailed(story.people.stranger)), 30) < math.inf
 
 
 @pytest.mark.standard("PF-28")
@@ -887,20 +893,20 @@ async def test_a_worker_that_starts_in_an_outage_waits_for_its_stores(
             late = after.enter_context(serving(environ, tmp_path / "serve.log"))
             async with httpx.AsyncClient(base_url=late.url, timeout=30) as http:
                 visitor = replace(people, http=http)
-                assert await comes_true(lambda: _is(http, "/livez", 200), 20) < math.inf
+                assert await comes_true(lambda: _is(http, "/livez", 200), 60) < math.inf
                 told = {path: (await http.get(path)).status_code for path in ("/readyz", "/startupz", "/healthz")}
                 assert set(told.values()) == {503}
                 answers = await visitor.meet()
                 assert {answers[name].status for name in NOTHING} == {503}
         async with httpx.AsyncClient(base_url=late.url, timeout=30) as http:
             for path in ("/readyz", "/startupz", "/healthz"):
-                assert await comes_true(lambda path=path: _is(http, path, 200), 5) < math.inf  # type: ignore[misc]
+                assert await comes_true(lambda path=path: _is(http, path, 200), 30) < math.inf  # type: ignore[misc]
             visitor = replace(people, http=http)
-            assert await visitor.are_served()
+            assert await comes_true(visitor.are_served, AGAIN) < math.inf
 
 
 async def test_three_hundred_probes_at_once_hold_no_probe(http: httpx.AsyncClient, worker: Worker) -> None:
-    assert await comes_true(lambda: _is(http, "/healthz", 200), 5) < math.inf
+    assert await comes_true(lambda: _is(http, "/healthz", 200), 30) < math.inf
     lines = [await asyncio.open_connection("127.0.0.1", worker.port) for _ in range(STORM)]
 
     async def probe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> tuple[bytes, float]:
@@ -972,12 +978,12 @@ async def test_a_rotation_whose_answer_is_lost_is_answered_again(
             wire.deaf = False
             assert [answer.status for answer in lost] == [503, 200, 503]
             assert lost[1].body["active"] is True
-            assert max(answer.seconds for answer in lost) < 1
+            assert max(answer.seconds for answer in lost) < ALONE
 
             async def is_back() -> bool:
                 return (await visitor.refresh(first)).status == 200
 
-            assert await comes_true(is_back, 3) < math.inf
+            assert await comes_true(is_back, AGAIN) < math.inf
             second = [(await one.refresh(first)).body["refresh_token"] for one in (people, visitor)]
             assert len(set(second)) == 1
             assert (await people.refresh(second[0])).status == 200
@@ -992,4 +998,4 @@ async def test_a_rotation_whose_answer_is_lost_is_answered_again(
         told = await stores.sql(outcomes, "session.refresh", session)
         return bool(told == ["repeated", "repeated", "repeated"])
 
-    assert await comes_true(shows_a_repetition, 3) < math.inf
+    assert await comes_true(shows_a_repetition, 30) < math.inf

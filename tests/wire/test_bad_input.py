@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 
 LEAKS = re.compile(
     r"litestar|msgspec|sqlalchemy|asyncpg|redis|valkey|postgres|uvicorn|httptools|python|pyjwt|cryptography|"
-    r"traceback|file \"|/home/|/usr/|\.py\b|\bselect\b|\binsert\b|exception|<class|0x[0-9a-f]{6}",
+    r"traceback|file \"|/home/|/usr/|\.py\b|\bselect\b|\binsert\b|exception|<class|(?<![\w-])0x[0-9a-f]{6}",
     re.IGNORECASE,
 )
 SECURITY_HEADERS = {
@@ -909,35 +909,26 @@ def server(services: Services, settings: Settings, wall_clock: TestClock, outbox
     running = uvicorn.Server(uvicorn.Config(app, **options(settings, "127.0.0.1", port)))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not running.started and time.monotonic() < deadline:
         time.sleep(0.02)
     assert running.started
     yield port
     running.should_exit = True
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
-async def exchange(port: int, *parts: bytes, wait: float = 3) -> bytes:
-    """Everything the server says until it closes or falls silent."""
+async def exchange(port: int, *parts: bytes, silence: float = 10) -> bytes:
+    """Everything the server says until it closes or, once it has begun, falls silent for so many seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    heard = b""
+    heard, patience = b"", 30.0
     try:
         for part in parts:
             writer.write(part)
             await writer.drain()
-        async with asyncio.timeout(wait):
-            while piece := await reader.read(65_536):
-                heard += piece
-                wait_for_more = 0.25
-                try:
-                    async with asyncio.timeout(wait_for_more):
-                        while piece := await reader.read(65_536):
-                            heard += piece
-                except TimeoutError:
-                    pass
-                break
+        while piece := await asyncio.wait_for(reader.read(65_536), patience):
+            heard, patience = heard + piece, silence
     except (ConnectionError, TimeoutError):
         pass
     finally:
@@ -998,14 +989,14 @@ async def test_a_path_that_is_no_text_does_not_stop_the_server(server: int, path
 async def test_a_chunked_body_over_64_kib_is_refused_on_the_wire(server: int, path: bytes, content_type: bytes) -> None:
     head = b"POST " + path + b" HTTP/1.1\r\nHost: auth.test\r\nTransfer-Encoding: chunked\r\nContent-Type: "
     chunk = b"4000\r\n" + b"a" * 0x4000 + b"\r\n"
-    heard = await exchange(server, head + content_type + b"\r\n\r\n", *[chunk] * 5, b"0\r\n\r\n")
+    heard = await exchange(server, head + content_type + b"\r\n\r\n", *[chunk] * 5, b"0\r\n\r\n", silence=0.25)
 
     assert statuses(heard) == [413], heard
     assert b"no-store" in heard
 
 
 async def test_a_declared_99_gigabytes_are_refused_before_they_come(server: int) -> None:
-    heard = await exchange(server, HEAD + b"Content-Length: 99000000000\r\n\r\n{")
+    heard = await exchange(server, HEAD + b"Content-Length: 99000000000\r\n\r\n{", silence=0.25)
 
     assert statuses(heard) == [413], heard
 
@@ -1108,7 +1099,7 @@ async def test_trailers_without_end_close_the_connection(server: int) -> None:
     with contextlib.suppress(ConnectionError):
         while sent < 20_000_000 and not reader.at_eof():
             writer.write(b"X-More: of the same\r\n" * 1000)
-            await asyncio.wait_for(writer.drain(), 5)
+            await asyncio.wait_for(writer.drain(), 60)
             sent += 21_000
             await asyncio.sleep(0)
     writer.close()
@@ -1118,6 +1109,6 @@ async def test_trailers_without_end_close_the_connection(server: int) -> None:
 
 async def test_requests_in_a_row_on_one_connection_are_all_served(server: int) -> None:
     one = b"GET /livez?" + b"a" * 300 + b" HTTP/1.1\r\nHost: auth.test\r\n"
-    heard = await exchange(server, (one + b"\r\n") * 800 + one + b"Connection: close\r\n\r\n", wait=20)
+    heard = await exchange(server, (one + b"\r\n") * 800 + one + b"Connection: close\r\n\r\n")
 
     assert statuses(heard) == [200] * 801
