@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 PROJECT = Path(__file__).parents[2]
-CONNECTIONS = 32
+CONNECTIONS = 64
 SCRIPT = Path(__file__).with_name("replay.lua")
 SLACK = 30.0
 """Seconds that a generator may need beside its load."""

@@ -9,6 +9,10 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm
 
 from service import strict_json
@@ -21,6 +25,8 @@ ACCEPTED_TYPES = {"at+jwt", "application/at+jwt"}
 MAX_TOKEN_LENGTH = 4096
 TAIL = 86
 """Signs of an ES256 signature."""
+HALF = 32
+ES256 = ec.ECDSA(SHA256())
 MOST_HEADS = 64
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -130,7 +136,7 @@ class Signer:
             self._heads[head] = key.kid  # every token of a key has the same: it is not read again
         if kid is not None and key is None and kid in keyring.unreadable:
             raise Unavailable(f"the signing key {kid} cannot be unsealed here")
-        if key is None or not self._ecdsa.verify(signed.encode(), key.public, signature):
+        if key is None or not _is_signed(signed.encode(), key, signature):
             return None
         payload = from_base64url(body)
         return _read_claims(payload) if payload is not None else None
@@ -156,6 +162,16 @@ class Signer:
         if header is None or header.alg != ALGORITHM or header.typ.lower() not in ACCEPTED_TYPES:
             return None
         return header.kid
+
+
+def _is_signed(signing_input: bytes, key: SigningKey, signature: bytes) -> bool:
+    """ES256 (RFC 7518 section 3.4): r and s, 32 bytes each. Without the detours of PyJWT, which cost a tenth of it."""
+    r, s = int.from_bytes(signature[:HALF]), int.from_bytes(signature[HALF:])
+    try:
+        key.public.verify(encode_dss_signature(r, s), signing_input, ES256)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _read_claims(payload: bytes) -> PersonClaims | ServiceClaims | None:

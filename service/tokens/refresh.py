@@ -8,6 +8,7 @@ answered again without anything having been kept.
 
 import hmac
 import struct
+from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 from uuid import UUID
@@ -21,6 +22,8 @@ VERSION = 1
 BODY = struct.Struct(">BB16s16sI")
 MAC_BYTES = 32
 MAX_LENGTH = 128
+MOST_SALTS = 20_000
+"""Some 3 MB in each worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,30 @@ class RefreshToken:
     generation: int
     mac: bytes
     session: bytes
+
+
+class Salts:
+    """The salts of the sessions that were used last, so that a refresh need not ask for one.
+
+    They are true for good: the id of a session is a digest of its salt. Whether it lives is asked every time.
+    """
+
+    def __init__(self, most: int = MOST_SALTS) -> None:
+        self._most = most
+        self._known: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def find(self, session: bytes) -> bytes | None:
+        """The salt of a session by its public id."""
+        salt = self._known.get(session)
+        if salt is not None:
+            self._known.move_to_end(session)
+        return salt
+
+    def remember(self, session: bytes, salt: bytes) -> None:
+        """Notes one; the one that was not used for longest makes room."""
+        self._known[session] = salt
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
 
 
 class RefreshTokens:

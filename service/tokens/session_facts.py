@@ -93,14 +93,20 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a genuine refresh token stands for, before anything is decided: whether its session lives is not said.
+class Genuine:
+    """A refresh token that we made, and the salt by which its successor is made."""
+
+    token: RefreshToken
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Genuine):
+    """What it stands for, before anything is decided: whether its session lives is not said.
 
     `granted` is the scope of the session, `roles` are those of its account at this moment.
     """
 
-    token: RefreshToken
-    salt: bytes
     client: str
     granted: tuple[str, ...]
     roles: tuple[str, ...]

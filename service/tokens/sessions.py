@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
@@ -22,9 +22,9 @@ from service.tokens.healing import Healing
 from service.tokens.journal import EndReason, Journal
 from service.tokens.places import sessions_of
 from service.tokens.recall import Kept
-from service.tokens.refresh import RefreshToken, RefreshTokens, public_id, secret_id_of
+from service.tokens.refresh import RefreshToken, RefreshTokens, Salts, public_id, secret_id_of
 from service.tokens.scopes import in_force
-from service.tokens.session_facts import Ended, Grant, Held, HeldLive, LiveSession, Opened, Renewed
+from service.tokens.session_facts import Ended, Genuine, Grant, Held, HeldLive, LiveSession, Opened, Renewed
 from service.tokens.verified import generation_of
 
 log = structlog.get_logger("vestibule.sessions")
@@ -61,6 +61,7 @@ class Sessions:
     healing: Healing
     audit: Audit
     settings: Settings
+    salts: Salts = field(default_factory=Salts)
 
     async def open(
         self,
@@ -100,6 +101,7 @@ class Sessions:
             registered, account, session, generation=0, aim=aim, amr=amr, roles=roles, signed_in_at=now - proved_ago
         )
         refresh_token = self.refresh_tokens.make(account, secret_id, 0, salt)
+        self.salts.remember(session, salt)
         grant = self._grant(holder, refresh_token, int(absolute) - int(created))
         return Opened(
             grant=grant,
@@ -124,20 +126,22 @@ class Sessions:
         Raises `SessionExpired` for a token that is not ours, or whose session is unknown, ended or over,
         `SessionReused` when this very token ended its family, and whatever `aiming` refuses: the token stays good then.
         """
-        held = await self.held(presented)
-        if held is None:
+        known = await self._known(presented) if aiming is None else None
+        held = await self.held(presented) if known is None else None
+        genuine = known or held
+        if genuine is None:
             metrics.refreshed("unknown")
             raise SessionExpired("not a refresh token of a session we know")
         registered = await self._registered(client)
-        choose = aiming if aiming and held.client == client else self.everything  # what is not theirs tells nothing
-        token, allowed, refusal = held.token, in_force(held.granted, registered.scopes, held.roles), None
-        try:
-            aim = choose(allowed)
-        except ServiceError as refused:
-            if await self._peek(token, is_retry_good=True) is not None:
-                raise
-            # A token that is not good any more is refused for that, and a replay is one whatever else is wrong.
-            aim, refusal = self.everything(allowed), refused
+        token, aim, refusal = genuine.token, None, None
+        if aiming is not None and held is not None and held.client == client:  # what is not theirs tells nothing
+            try:
+                aim = aiming(in_force(held.granted, registered.scopes, held.roles))
+            except ServiceError as refused:
+                if await self._peek(token, is_retry_good=True) is not None:
+                    raise
+                # A token that is not good any more is refused for that, and a replay is one whatever else is wrong.
+                refusal = refused
         answer = await self._rotated(token, registered)
         if answer[0] == b"unknown" and await self.healing.restore(token.session):  # lost since it was looked at
             answer = await self._rotated(token, registered)
@@ -152,7 +156,15 @@ class Sessions:
         self.journal.note_use(token.session, int(answer[2]), timedelta(milliseconds=self._idle(registered)))
         if refusal is not None:
             raise refusal
-        return self._successor(held, registered, aim, answer)
+        return self._successor(genuine, registered, aim, answer)
+
+    async def _known(self, presented: str) -> Genuine | None:
+        """A refresh token of a session whose salt is remembered."""
+        token = self.refresh_tokens.read(presented)
+        salt = self.salts.find(token.session) if token is not None else None
+        if token is None or salt is None or not self.refresh_tokens.proves(token, salt):
+            return None
+        return None if await self.healing.is_known_to_have_ended(token.session) else Genuine(token, salt)
 
     async def _rotated(self, token: RefreshToken, client: Client) -> list[Any]:
         answer: list[Any] = await self.store.run(
@@ -207,6 +219,7 @@ class Sessions:
             held = Held(token, salt, client, tuple(granted.split()), tuple((roles or b"").decode().split()))
         if held is None or not self.refresh_tokens.proves(token, held.salt):
             return None
+        self.salts.remember(token.session, held.salt)
         return None if await self.healing.is_known_to_have_ended(token.session) else held
 
     async def held_live(self, presented: str, client: str) -> HeldLive | None:
@@ -364,11 +377,15 @@ class Sessions:
             log.warning("the end of a session is not in the journal yet", reason=error.reason)
             self.journal.owe(token.session, ended.reason)
 
-    def _successor(self, held: Held, client: Client, aim: Aim, answer: list[Any]) -> Grant:
+    def _successor(self, genuine: Genuine, client: Client, aim: Aim | None, answer: list[Any]) -> Grant:
         _, _, generation, authenticated, absolute, detail, roles_now = answer
-        token, roles = held.token, tuple(roles_now.decode().split())
-        amr = tuple(detail.decode().partition("\n")[2].split())
-        aim = Aim(aim.audience, in_force(aim.scope, client.scopes, roles))  # the roles of the script's moment
+        token, roles = genuine.token, tuple(roles_now.decode().split())  # the roles of the script's moment
+        granted, _, how = detail.decode().partition("\n")
+        amr = tuple(how.split())
+        if aim is None:
+            aim = self.everything(in_force(granted.split(), client.scopes, roles))
+        else:
+            aim = Aim(aim.audience, in_force(aim.scope, client.scopes, roles))
         holder = self._holder(
             client,
             token.account,
@@ -379,7 +396,7 @@ class Sessions:
             roles=roles,
             signed_in_at=_moment(authenticated),
         )
-        refresh_token = self.refresh_tokens.make(token.account, token.secret_id, holder.generation, held.salt)
+        refresh_token = self.refresh_tokens.make(token.account, token.secret_id, holder.generation, genuine.salt)
         now = int(self.access_tokens.clock().timestamp() * 1000)
         return self._grant(holder, refresh_token, int(absolute) - now)
 
