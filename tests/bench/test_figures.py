@@ -58,7 +58,7 @@ def test_the_flood_is_judged_by_its_p99_and_not_by_its_rate() -> None:
 
 
 def test_scripts_must_not_grow_with_the_number_of_sessions() -> None:
-    first, last = Size(1000, 170, open=10, inspect=5, rotate=5), Size(10_000, 170, open=10, inspect=7.5, rotate=8)
+    first, last = Size(1000, 170, open=10, inspect=5, rotate=5), Size(10_000, 170, open=10, inspect=10, rotate=10.1)
     name = "script {}, most sessions / fewest"
     seen = judged(Results([], {}, [first, last]))
     assert seen == {name.format("open"): True, name.format("inspect"): True, name.format("rotate"): False}
