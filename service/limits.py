@@ -36,12 +36,9 @@ class Limits:
             return False
         return True
 
-    async def forgive(self, rule: str, *subjects: str) -> None:
-        """Forgets the attempts, after a success that proves them honest."""
-        await self.forgive_all((rule, *subjects))
-
-    async def forgive_all(self, *budgets: tuple[str, ...]) -> None:
-        """The same for several, each a rule with its subjects, at once."""
+    async def forgive(self, *budgets: tuple[str, ...]) -> None:
+        """Forgets the attempts in these budgets, each a rule with its subjects, after a success that proves them
+        honest."""
         await self.store.delete(*(self._key(rule, subjects) for rule, *subjects in budgets))
 
     async def count(self, rule: str, life: timedelta, *subjects: str) -> int:

@@ -14,9 +14,6 @@ from deploy.bench.measure import Meter, Sample, Size
 BEGAN = time.monotonic()
 WARM_UP = 1.0
 """Seconds of the checking run, which is thrown away."""
-RESERVE = 1.6
-"""How many more requests than expected there are for a run whose requests are all new: reading every answer slows the
-run that the expectation is from."""
 
 
 NOTHING = Answers(requests=0, seconds=0, bytes=0, p50=0, p99=0, failed=0, wrong=0, repeated=0)

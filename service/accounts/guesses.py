@@ -94,7 +94,7 @@ class Guesses:
         who = _credentials(name, account)
         strangers, _ = await asyncio.gather(
             self.limits.counted("password-failures", who, FROM_ANYWHERE),
-            self.limits.forgive_all(
+            self.limits.forgive(
                 ("guess-account-network", name, device.network),
                 ("guess-account", name),
                 ("guess-device", who, device.mark),
@@ -102,12 +102,12 @@ class Guesses:
             ),
         )
         if strangers < self.settings.password_failures and origin != FROM_ANYWHERE:
-            await self.limits.forgive("password-failures", who, FROM_ANYWHERE)
+            await self.limits.forgive(("password-failures", who, FROM_ANYWHERE))
 
     async def forgive_within(self, account: Account, session: str) -> None:
         """The same for somebody who is signed in."""
         who = _credentials("", account)
-        await self.limits.forgive_all(("guess-session", who, session), ("password-failures", who, session))
+        await self.limits.forgive(("guess-session", who, session), ("password-failures", who, session))
 
     async def remember(self, account: Account, device: Device, before: Account | None = None) -> str:
         """Makes the device known from now on, and answers its mark: the one it has, unless that may be a stranger's.

@@ -225,9 +225,7 @@ class Registration:
 
     async def _forgive_tries(self, held: PendingSignUp, device: Device) -> None:
         await self.guesses.forgive(held.email, None, device, FROM_ANYWHERE)
-        await self.limits.forgive_all(
-            ("code-address-network", held.email, device.network), ("code-address", held.email)
-        )
+        await self.limits.forgive(("code-address-network", held.email, device.network), ("code-address", held.email))
 
     async def _create(self, held: PendingSignUp, nickname: str | None) -> Account:
         chosen = nickname if nickname is not None else held.nickname

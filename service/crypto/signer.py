@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm
 
 from service import strict_json
-from service.crypto.keyring import ALGORITHM, Keyring, SigningKey
+from service.crypto.keyring import ALGORITHM, COORDINATE_BYTES, Keyring, SigningKey
 from service.crypto.opaque import base64url, from_base64url
 from service.errors import Unavailable
 
@@ -25,7 +25,6 @@ ACCEPTED_TYPES = {"at+jwt", "application/at+jwt"}
 MAX_TOKEN_LENGTH = 4096
 TAIL = 86
 """Signs of an ES256 signature."""
-HALF = 32
 ES256 = ec.ECDSA(SHA256())
 MOST_HEADS = 64
 
@@ -166,7 +165,7 @@ class Signer:
 
 def _is_signed(signing_input: bytes, key: SigningKey, signature: bytes) -> bool:
     """ES256 (RFC 7518 section 3.4): r and s, 32 bytes each. Without the detours of PyJWT, which cost a tenth of it."""
-    r, s = int.from_bytes(signature[:HALF]), int.from_bytes(signature[HALF:])
+    r, s = int.from_bytes(signature[:COORDINATE_BYTES]), int.from_bytes(signature[COORDINATE_BYTES:])
     try:
         key.public.verify(encode_dss_signature(r, s), signing_input, ES256)
     except InvalidSignature:

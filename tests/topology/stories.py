@@ -154,7 +154,7 @@ async def limits_count(services: Services) -> None:
     limits, subject = services.limits, secrets.token_hex(6)
     rate = Rate(3, 3600)
     assert [await limits.allows("tests", rate, subject) for _ in range(4)] == [True, True, True, False]
-    await limits.forgive("tests", subject)
+    await limits.forgive(("tests", subject))
     assert await limits.allows("tests", rate, subject)
     assert [await limits.count("row", timedelta(minutes=1), subject) for _ in range(2)] == [1, 2]
     assert await limits.counted("row", subject) == 2
